@@ -1,0 +1,7 @@
+"""Cameras, poses and frames: the leaf that everything else rests on. Imports numpy alone."""
+
+from geometry.camera import Camera
+from geometry.frame import Boxes, Frame
+from geometry.se3 import SE3
+
+__all__ = ["SE3", "Boxes", "Camera", "Frame"]

@@ -1,0 +1,79 @@
+"""The seam between data and everything that learns from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from geometry import Frame
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A `Sequence[Frame]` that reads frames on access, with a name and a licence."""
+
+    name: str
+    licence: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Frame: ...
+
+
+class DataError(ValueError):
+    """A data file is missing or unreadable; the message names the file, the field and the remedy."""
+
+
+@dataclass(frozen=True)
+class FleetRequest:
+    """What a federated run asks of a data set.
+
+    Args:
+        path: root folder of the data; None for generated data or the folder that `CONVOY_DATA` implies.
+        vehicles: number of vehicles to share the data among.
+        seed: decides everything random.
+        size_px: (height, width) of generated images; real images keep their own size.
+        frames_per_vehicle: upper bound, or 0 for all there are.
+        preset: for generated data, the name of the world.
+    """
+
+    path: Path | None = None
+    vehicles: int = 6
+    seed: int = 0
+    size_px: tuple[int, int] = (128, 384)
+    frames_per_vehicle: int = 0
+    preset: str = "village"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one vehicle holds: its frames to learn from and to be judged on, and the region that it drives in."""
+
+    vehicle: str
+    region: str
+    train: Sequence[Frame]
+    test: Sequence[Frame]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A data set divided among vehicles, with frames that no vehicle has seen for the cloud to judge on."""
+
+    name: str
+    licence: str
+    shares: tuple[Share, ...]
+    holdout: Sequence[Frame]
+    notes: tuple[str, ...] = field(default=())
+
+
+class FrameSubset(Sequence[Frame]):
+    """Chosen frames of a data set, read on access."""
+
+    def __init__(self, frames: Sequence[Frame], indices: Sequence[int]) -> None:
+        self._frames, self._indices = frames, tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
+        return self._frames[self._indices[index]]
