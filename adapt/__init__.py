@@ -1,0 +1,1 @@
+"""Keeping models fresh as the world drifts."""

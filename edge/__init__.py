@@ -1,0 +1,1 @@
+"""Where work runs: in the vehicle, at the roadside, in the cloud."""

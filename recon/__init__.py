@@ -1,0 +1,1 @@
+"""Rebuilding streets in 3D."""

@@ -1,0 +1,186 @@
+"""The wire contract between cloud, RSUs and vehicles: Flower's RecordDict on one side, dataclasses on the other.
+
+The records are named as Flower's own strategies name them ("arrays", "config", "metrics", weight under
+"num-examples"), so a Convoy vehicle also answers a stock Flower strategy, and the other way round.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
+
+import flwr.app as flower
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy import ndarray
+
+Scalar = int | float | str | bool
+Arrays = dict[str, ndarray]
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+ARRAYS, CONFIG, METRICS, NUM_EXAMPLES = "arrays", "config", "metrics", "num-examples"
+HELLO_ACTION = "query.hello"
+
+
+class MessageError(ValueError):
+    """A message does not keep to the contract; the text names the record and the field."""
+
+
+class Array(flower.Array):
+    """Flower's Array that turns into bytes only when something asks for them.
+
+    Inside one process the ndarray itself is handed on, read-only; every other transport reads `data` and gets
+    the bytes that `flwr.app.Array` would have made. The name is Flower's because its object header carries it.
+
+    Args:
+        values: any dtype that numpy's .npy format knows without pickling.
+    """
+
+    def __init__(self, values: ndarray) -> None:
+        if values.dtype.hasobject:
+            raise MessageError(f"arrays of Python objects cannot be sent (dtype {values.dtype})")
+        shared = values.view()
+        shared.flags.writeable = False
+        self.__dict__.update(dtype=_dtype_name(values.dtype), shape=values.shape, stype="numpy.ndarray", _values=shared)
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The array in .npy format, made at each call so that no second copy of a model stays in memory."""
+        return flower.Array(self.__dict__["_values"]).data
+
+    def numpy(self) -> ndarray:
+        """The shared, read-only array."""
+        return self.__dict__["_values"]
+
+
+@lru_cache
+def _dtype_name(dtype: np.dtype) -> str:
+    return str(dtype)
+
+
+def to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
+    """Wrap arrays without copying them; the caller must not write to them afterwards."""
+    record = ArrayRecord()
+    for name, values in arrays.items():
+        record[name] = Array(values)
+    return record
+
+
+def from_record(record: ArrayRecord) -> Arrays:
+    """Arrays of a record, read-only where they are shared. Order of the keys is kept."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def count_bytes(arrays: Mapping[str, ndarray]) -> int:
+    """Payload in bytes, without the headers that a transport adds."""
+    return sum(values.nbytes for values in arrays.values())
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a vehicle says of itself when it joins: its name, the region it drives in, how many frames it holds."""
+
+    vehicle: str
+    region: str
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """A model to train on (`arrays`), the round it is for, and the settings of local training."""
+
+    arrays: Arrays
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A trained model, how many examples stand behind it, and what the vehicle measured."""
+
+    arrays: Arrays
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """What a vehicle measured with the model on its own test frames."""
+
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def encode_request(record: ArrayRecord, config: Mapping[str, Scalar]) -> RecordDict:
+    """Request content; `record` may be shared between the requests of a whole RSU."""
+    return RecordDict({ARRAYS: record, CONFIG: ConfigRecord(dict(config))})
+
+
+def decode_request(message: Message) -> TrainRequest:
+    """Request of a train or evaluate message.
+
+    Raises:
+        MessageError: the array record is missing.
+    """
+    record, config = message.content.get(ARRAYS), message.content.get(CONFIG)
+    if not isinstance(record, ArrayRecord):
+        raise MessageError(f"a {message.metadata.message_type} message needs an ArrayRecord named '{ARRAYS}'")
+    return TrainRequest(from_record(record), dict(config) if isinstance(config, ConfigRecord) else {})  # type: ignore[arg-type]
+
+
+def encode_train_reply(reply: TrainReply, to: Message) -> Message:
+    """Message that carries a train reply back."""
+    metrics = MetricRecord({NUM_EXAMPLES: reply.num_examples, **reply.metrics})
+    return Message(RecordDict({ARRAYS: to_record(reply.arrays), METRICS: metrics}), reply_to=to)
+
+
+def decode_train_reply(message: Message) -> TrainReply:
+    """Train reply of a message that has content.
+
+    Raises:
+        MessageError: not exactly one ArrayRecord and one MetricRecord, or no scalar "num-examples".
+    """
+    arrays = _only(message.content, ArrayRecord)
+    num_examples, metrics = _split_metrics(message)
+    return TrainReply(from_record(arrays), num_examples, metrics)
+
+
+def encode_evaluate_reply(reply: EvaluateReply, to: Message) -> Message:
+    """Message that carries an evaluate reply back."""
+    metrics = MetricRecord({NUM_EXAMPLES: reply.num_examples, **reply.metrics})
+    return Message(RecordDict({METRICS: metrics}), reply_to=to)
+
+
+def decode_evaluate_reply(message: Message) -> EvaluateReply:
+    """Evaluate reply of a message that has content; raises MessageError as `decode_train_reply` does."""
+    return EvaluateReply(*_split_metrics(message))
+
+
+def encode_hello(hello: Hello, to: Message) -> Message:
+    """Message that carries a vehicle's answer to "who are you?"."""
+    fields = ConfigRecord({"vehicle": hello.vehicle, "region": hello.region, NUM_EXAMPLES: hello.num_examples})
+    return Message(RecordDict({CONFIG: fields}), reply_to=to)
+
+
+def decode_hello(message: Message) -> Hello:
+    """Raises MessageError when a field is missing or of the wrong type."""
+    fields = _only(message.content, ConfigRecord)
+    vehicle, region, num_examples = fields.get("vehicle"), fields.get("region"), fields.get(NUM_EXAMPLES)
+    if not (isinstance(vehicle, str) and isinstance(region, str) and type(num_examples) is int):
+        raise MessageError(f"a hello needs vehicle (text), region (text) and {NUM_EXAMPLES} (whole), got {fields}")
+    return Hello(vehicle, region, num_examples)
+
+
+def _split_metrics(message: Message) -> tuple[int, dict[str, float]]:
+    metrics = dict(_only(message.content, MetricRecord))
+    num_examples = metrics.pop(NUM_EXAMPLES, None)
+    if type(num_examples) is not int:
+        raise MessageError(f"'{NUM_EXAMPLES}' must be a whole number, got {num_examples!r}")
+    return num_examples, {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _only(content: RecordDict, kind: type[Record]) -> Record:
+    """The one record of a kind. Not through `content.array_records`: that view is a reference cycle."""
+    records = [record for record in content.values() if isinstance(record, kind)]
+    if len(records) != 1:
+        raise MessageError(f"a reply holds exactly one {kind.__name__}, got {len(records)}")
+    return records[0]

@@ -1,0 +1,1 @@
+"""The Flower app: wiring of server and clients, engines, tracking and commands."""

@@ -1,0 +1,89 @@
+"""What a run shows on the terminal: a line per round while it goes, a table and where to look when it ends."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from fl_app.history import History
+from strategies.report import RoundReport
+
+console = Console(highlight=False)
+
+
+def megabytes(count: float) -> str:
+    """Bytes as MB with one decimal."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def round_line(report: RoundReport, rounds: int) -> str:
+    """One round in one line."""
+    wanted = sum(rsu.wanted for rsu in report.rsus)
+    loss = [rsu.metrics["loss-total"] for rsu in report.rsus if "loss-total" in rsu.metrics]
+    parts = [
+        f"round {report.round}/{rounds}",
+        "cloud" if report.cloud_moved else "rsu  ",
+        f"{report.accepted}/{wanted} updates",
+        f"loss {sum(loss) / len(loss):.3f}" if loss else "",
+        f"{report.wall_s:.1f} s",
+        f"cloud {megabytes(report.traffic.cloud)}",
+        f"lost {len(report.losses)}" if report.losses else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def cloud_table(history: History) -> Table:
+    """The cloud rounds: accuracy on held-out frames, traffic and time."""
+    table = Table(title="Global model on frames that no vehicle has seen", title_justify="left")
+    columns = {
+        "AP50": "cloud/ap50",
+        "mIoU": "cloud/miou",
+        "vehicle link": "bytes/vehicle",
+        "cloud link": "bytes/cloud",
+        "simulated": "time/simulated-s",
+    }
+    table.add_column("cloud round", justify="right")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for _, row in sorted(history.rows.items()):
+        if "cloud/frames" in row:
+            row = row | {"bytes/vehicle": _sum(row, "vehicle"), "bytes/cloud": _sum(row, "cloud")}
+            table.add_row(f"{row.get('cloud/round', 0):.0f}", *(_cell(key, row.get(key)) for key in columns.values()))
+    return table
+
+
+def vehicle_table(history: History, rsu_of: Mapping[str, str]) -> Table:
+    """The last evaluation of each vehicle on its own test frames."""
+    table = Table(title="Each vehicle on its own test frames, last evaluation", title_justify="left")
+    for name in ("RSU", "vehicle", "AP50", "mIoU"):
+        table.add_column(name, justify="left" if name in ("RSU", "vehicle") else "right")
+    for vehicle, rsu in sorted(rsu_of.items(), key=lambda pair: (pair[1], pair[0])):
+        cells = []
+        for metric in ("ap50", "miou"):
+            series = history.series(f"vehicle/{vehicle}/{metric}")
+            cells.append(f"{series[-1][1]:.3f}" if series else "–")
+        table.add_row(rsu, vehicle, *cells)
+    return table
+
+
+def losses_table(losses: Mapping[str, Mapping[str, int]]) -> Table:
+    """Updates that did not count, by vehicle and cause."""
+    table = Table(title="Updates that did not count", title_justify="left")
+    for name in ("vehicle", "cause", "times"):
+        table.add_column(name)
+    for vehicle, causes in losses.items():
+        for cause, times in causes.items():
+            table.add_row(vehicle, cause, str(times))
+    return table
+
+
+def _sum(row: Mapping[str, float], link: str) -> float:
+    return row.get(f"bytes/{link}-up", 0.0) + row.get(f"bytes/{link}-down", 0.0)
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if key.startswith("bytes"):
+        return megabytes(value)
+    return f"{value:.0f} s" if key.startswith("time") else f"{value:.3f}"

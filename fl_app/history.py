@@ -1,0 +1,71 @@
+"""Reports as flat rows: what goes into MLflow, into metrics.csv and onto the screen."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from strategies.report import EvaluateReport, RoundReport
+
+
+def round_row(report: RoundReport) -> dict[str, float]:
+    """A training round as named numbers, by tier: cloud/, rsu/NAME/, vehicle/NAME/."""
+    row: dict[str, float] = {
+        "cloud/round": report.cloud_round,
+        "time/wall-s": report.wall_s,
+        "replies/accepted": report.accepted,
+        "replies/lost": len(report.losses),
+    }
+    row |= {f"bytes/{name.replace('_', '-')}": value for name, value in vars(report.traffic).items()}
+    if report.simulated_s is not None:
+        row["time/simulated-s"] = report.simulated_s
+    for cause in {loss.cause for loss in report.losses}:
+        row[f"lost/{cause}"] = sum(loss.cause == cause for loss in report.losses)
+    for rsu in report.rsus:
+        row[f"rsu/{rsu.rsu}/accepted"], row[f"rsu/{rsu.rsu}/examples"] = rsu.accepted, rsu.examples
+        row |= {f"rsu/{rsu.rsu}/{name}": value for name, value in rsu.metrics.items()}
+    return row | _nested("vehicle", report.vehicle_metrics)
+
+
+def evaluate_row(report: EvaluateReport) -> dict[str, float]:
+    """What the vehicles measured, as named numbers."""
+    row = {f"vehicles/{name}": value for name, value in report.metrics.items()}
+    return row | _nested("rsu", report.rsu_metrics) | _nested("vehicle", report.vehicle_metrics)
+
+
+class History:
+    """All rows of a run, by RSU round; written as a CSV that a resumed run goes on with."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def add(self, round_number: int, values: Mapping[str, float]) -> None:
+        """Merge values into a round's row."""
+        self.rows.setdefault(round_number, {}).update(values)
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """(round, value) of one column, where it was measured."""
+        return [(number, row[name]) for number, row in sorted(self.rows.items()) if name in row]
+
+    def write(self, path: Path) -> None:
+        """One line per round, one column per name."""
+        names = sorted({name for row in self.rows.values() for name in row})
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["round", *names])
+            writer.writeheader()
+            writer.writerows({"round": number, **row} for number, row in sorted(self.rows.items()))
+
+    @classmethod
+    def read(cls, path: Path, up_to: int) -> "History":
+        """Rows up to a round, of a file that may not exist."""
+        history = cls()
+        if path.exists():
+            with path.open(newline="") as file:
+                for line in csv.DictReader(file):
+                    number = int(line.pop("round"))
+                    if number <= up_to:
+                        history.add(number, {name: float(value) for name, value in line.items() if value})
+        return history
+
+
+def _nested(tier: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {f"{tier}/{who}/{name}": value for who, values in metrics.items() for name, value in values.items()}

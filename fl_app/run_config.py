@@ -1,0 +1,170 @@
+"""The only reader of the run config: strict, typed, and complaining about every bad field at once."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from perception.datasets import FLEETS, FleetRequest
+from strategies.aggregation import RULES, RuleConfig
+from strategies.gate import GateConfig
+from strategies.hierarchical import HierarchicalConfig
+from strategies.profile import PROFILES
+from strategies.rsu_round import Participation
+from strategies.server_optimizer import ServerOptimizerConfig
+
+ENGINE_KEYS = frozenset({"tier"})  # set per SuperLink or SuperNode, not by the user of a run
+
+
+class ConfigError(ValueError):
+    """The run config is wrong; the text lists every bad field with what is allowed."""
+
+
+class RunConfig(BaseModel):
+    """A federated run, field by field as in `[tool.flwr.app.config]` (there with dashes)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, alias_generator=lambda name: name.replace("_", "-")
+    )
+
+    data: Literal["town", "camvid", "kitti"] = "town"
+    data_path: str = ""
+    preset: str = "village"
+    frames_per_vehicle: int = Field(0, ge=0)
+    image_height: int = Field(128, ge=32, multiple_of=32)
+    image_width: int = Field(384, ge=32, multiple_of=32)
+
+    vehicles: int = Field(6, ge=1)
+    rsus: int = Field(2, ge=1)
+    hierarchy: Literal["rsu", "flat"] = "rsu"
+    cloud_rounds: int = Field(6, ge=1)
+    rsu_rounds: int = Field(2, ge=1)
+    local_epochs: int = Field(2, ge=1)
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    final_learning_rate: float = Field(2e-4, gt=0)
+    init: str = ""
+    pretrain_epochs: int = Field(0, ge=0)
+
+    strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam"] = "fedavg"
+    proximal_mu: float = Field(0.01, ge=0)
+    server_learning_rate: float = Field(1.0, gt=0)
+    server_momentum: float = Field(0.9, ge=0, lt=1)
+
+    fraction: float = Field(1.0, gt=0, le=1)
+    over_selection: float = Field(0.0, ge=0)
+    quorum: float = Field(0.5, ge=0, le=1)
+    deadline_s: float = Field(600.0, gt=0)
+    profile: Literal["", *PROFILES] = "uniform"  # type: ignore[valid-type]
+    rsu_rule: Literal[*RULES] = "mean"  # type: ignore[valid-type]
+    cloud_rule: Literal[*RULES] = "mean"  # type: ignore[valid-type]
+    trim_fraction: float = Field(0.2, ge=0, lt=0.5)
+    byzantine: int = Field(1, ge=0)
+    clip_norm: float = Field(10.0, gt=0)
+    max_examples: int = Field(1_000_000, ge=1)
+    max_update_ratio: float = Field(3.0, gt=0)
+    max_norm_growth: float = Field(10.0, ge=0)
+
+    seed: int = Field(0, ge=0)
+    evaluate_every: int = Field(1, ge=0)
+    join_timeout_s: float = Field(120.0, gt=0)
+    output_dir: str = "runs"
+    run_name: str = ""
+    resume: str = ""
+    experiment: str = "convoy"
+    tracking_uri: str = ""
+
+    @property
+    def num_rounds(self) -> int:
+        """RSU rounds in all."""
+        return self.cloud_rounds * self.hierarchical.rsu_rounds
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.image_height, self.image_width
+
+    @property
+    def fleet_request(self) -> FleetRequest:
+        """The same on server and vehicles, so that both see one division of the data."""
+        return FleetRequest(
+            path=Path(self.data_path) if self.data_path else None,
+            vehicles=self.vehicles,
+            seed=self.seed,
+            size_px=self.size_px,
+            frames_per_vehicle=self.frames_per_vehicle,
+            preset=self.preset,
+        )
+
+    @property
+    def hierarchical(self) -> HierarchicalConfig:
+        """Settings of the strategy; a flat run is one group that the cloud serves itself."""
+        flat = self.hierarchy == "flat"
+        return HierarchicalConfig(
+            vehicles=self.vehicles,
+            rsus=1 if flat else self.rsus,
+            flat=flat,
+            rsu_rounds=1 if flat else self.rsu_rounds,
+            local_epochs=self.local_epochs,
+            evaluate_every=self.evaluate_every,
+            participation=Participation(self.fraction, self.over_selection, self.quorum, self.deadline_s),
+            gate=GateConfig(self.max_examples, self.max_update_ratio, self.max_norm_growth),
+            rsu_rule=self.rsu_rule,
+            cloud_rule=self.cloud_rule,
+            rule=RuleConfig(self.trim_fraction, self.byzantine, self.clip_norm),
+            server=ServerOptimizerConfig(
+                "fedavg" if self.strategy == "fedprox" else self.strategy,
+                self.server_learning_rate,
+                self.server_momentum,
+            ),
+            profile=self.profile,
+            seed=self.seed,
+            join_timeout_s=self.join_timeout_s,
+        )
+
+    def as_flower(self) -> dict[str, Any]:
+        """Back to the flat mapping that Flower carries."""
+        return self.model_dump(by_alias=True)
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """Read a run config as Flower hands it over.
+
+    Raises:
+        ConfigError: one line per unknown key, wrong type, value out of range, or contradiction.
+    """
+    given = {key: _loosen(key, value) for key, value in values.items() if key not in ENGINE_KEYS}
+    try:
+        config = RunConfig(**given)
+        config.hierarchical  # noqa: B018  the cross-field checks live there
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(problem) for problem in error.errors())) from None
+    except ValueError as error:
+        raise ConfigError(f"run config: {error}") from None
+    if config.data not in FLEETS:
+        raise ConfigError(f"run config: data: no loader for {config.data!r}")
+    return config
+
+
+def data_root() -> Path | None:
+    """The folder of real data sets that the environment names, if any."""
+    value = os.environ.get("CONVOY_DATA")
+    return Path(value) if value else None
+
+
+def _loosen(key: str, value: Any) -> Any:
+    """A whole number is welcome where a float is meant; nothing else is converted."""
+    field = RunConfig.model_fields.get(key.replace("-", "_"))
+    return float(value) if field is not None and field.annotation is float and type(value) is int else value
+
+
+def _line(problem: Any) -> str:
+    key = str(problem["loc"][0]) if problem["loc"] else "run config"
+    if problem["type"] == "extra_forbidden":
+        known = [name.replace("_", "-") for name in RunConfig.model_fields]
+        close = difflib.get_close_matches(key, known, n=1)
+        return f"run config: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"run config: {key} = {problem['input']!r}: {problem['msg'].lower()}"

@@ -1,0 +1,17 @@
+"""The ServerApp: reads the run config and runs it. The work is in `fl_app.run` and in the strategy."""
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl_app.run import execute
+from fl_app.run_config import parse
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation on whichever grid Flower hands over."""
+    torch.set_num_threads(1)
+    execute(parse(context.run_config), grid)

@@ -1,0 +1,218 @@
+"""`flower-simulation`: runs a Flower app on one machine, in this process or on Flower's Ray engine.
+
+Upstream dropped the command after 1.26; its flags are kept and ours are added. Any app with a pyproject.toml runs.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PAIR = re.compile(r"""([\w.-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)""")
+# What a data set needs other than the app's own defaults; whatever the user says wins.
+DATA_DEFAULTS: dict[str, dict[str, Any]] = {
+    "town": {},
+    "camvid": {"vehicles": 3, "local-epochs": 4},
+    "kitti": {"vehicles": 3, "local-epochs": 3, "learning-rate": 5e-4, "pretrain-epochs": 12},
+}
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+class Engine(StrEnum):
+    """Where vehicles run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class UsageError(ValueError):
+    """The command line or the app folder is wrong."""
+
+
+def quiet_environment() -> None:
+    """One thread per worker, no calls home. Must run before torch and flwr are imported."""
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def parse_pairs(text: str) -> dict[str, Any]:
+    """Run config from `key=value key="text"` or from the path of a TOML file.
+
+    Raises:
+        UsageError: text that is neither.
+    """
+    if text.endswith(".toml"):
+        try:
+            return _flatten(tomllib.loads(Path(text).read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"--run-config {text}: {error}") from error
+    rest = PAIR.sub("", text).replace(",", " ").strip()
+    if rest:
+        raise UsageError(f"--run-config: cannot read {rest!r}; write key=value pairs, text in quotes")
+    try:
+        return _flatten(tomllib.loads("\n".join(f"{key} = {value}" for key, value in PAIR.findall(text))))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f'--run-config {text!r}: {error} (text needs quotes: data="town")') from error
+
+
+def app_settings(app_dir: Path) -> dict[str, Any]:
+    """`[tool.flwr.app]` of an app folder.
+
+    Raises:
+        UsageError: no pyproject.toml, or one without a Flower app.
+    """
+    path = app_dir / "pyproject.toml"
+    try:
+        settings = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]
+        settings["components"]["serverapp"], settings["components"]["clientapp"]
+    except OSError as error:
+        raise UsageError(f"--app {app_dir}: no Flower app there ({error.strerror}: {path})") from error
+    except (KeyError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: [tool.flwr.app.components] needs serverapp and clientapp ({error})") from error
+    return settings
+
+
+def simulate(
+    app_dir: Path, run_config: dict[str, Any], num_supernodes: int, engine: Engine, backend_config: dict[str, Any]
+) -> None:
+    """Run an app to its end; whatever its ServerApp raises comes out here.
+
+    Args:
+        app_dir: folder with pyproject.toml.
+        run_config: overrides of the app's defaults.
+        num_supernodes: vehicles.
+        engine: where they run.
+        backend_config: {"workers": n} for the local engine; Flower's backend config for Ray.
+    """
+    from fl_app import engines
+
+    settings = app_settings(app_dir)
+    config = {**_flatten(settings.get("config", {})), **run_config}
+    sys.path.insert(0, str(app_dir.resolve()))
+    components = settings["components"]
+    server_app, client_app = engines.load(components["serverapp"]), engines.load(components["clientapp"])
+    run = engines.run_local if engine is Engine.LOCAL else engines.run_ray
+    run(server_app, client_app, num_supernodes, config, backend_config)
+
+
+def command(
+    app: Annotated[Path, typer.Option(help="Folder of the Flower app.")] = Path("."),
+    num_supernodes: Annotated[int, typer.Option(help="Vehicles; 0 takes the run config's `vehicles`.")] = 0,
+    run_config: Annotated[list[str], typer.Option(help="key=value pairs, or a TOML file; may be repeated.")] = [],  # noqa: B006
+    engine: Annotated[
+        Engine, typer.Option(help="local: threads of this process; ray: Flower's engine.")
+    ] = Engine.LOCAL,
+    backend: Annotated[str, typer.Option(help="Upstream's name for --engine.")] = "",
+    backend_config: Annotated[str, typer.Option(help="JSON: {'workers': 2}, or Flower's Ray settings.")] = "{}",
+    ray_address: Annotated[str, typer.Option(help="Address of a running Ray cluster; implies --engine ray.")] = "",
+    data: Annotated[str, typer.Option(help="town, camvid or kitti, with settings that suit it.")] = "",
+    resume: Annotated[str, typer.Option(help="Folder of a run to go on with.")] = "",
+    verbose: Annotated[bool, typer.Option(help="Show Flower's own log.")] = False,
+) -> None:
+    """Run a Flower app with many vehicles on this machine."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("flwr").setLevel(logging.DEBUG if verbose else logging.ERROR)
+    overrides = _overrides(app, run_config, data, resume)
+    settings = _backend_settings(backend_config, ray_address)
+    if backend and backend not in list(Engine):
+        raise UsageError(f"--backend {backend!r}: known are {', '.join(Engine)}")
+    engine = Engine.RAY if ray_address else Engine(backend or engine)
+    vehicles = {**_flatten(app_settings(app).get("config", {})), **overrides}.get("vehicles", 0)
+    if num_supernodes and vehicles:
+        overrides["vehicles"] = num_supernodes
+    if not (num_supernodes or vehicles):
+        raise UsageError("--num-supernodes: say how many; this app's run config has no `vehicles`")
+    simulate(app, overrides, num_supernodes or vehicles, engine, settings)
+
+
+def main() -> None:
+    """Entry point: maps every expected failure to one message and an exit code."""
+    quiet_environment()
+    cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    cli.command()(command)
+    try:
+        cli(standalone_mode=False)
+    except KeyboardInterrupt:
+        _leave(INTERRUPTED)
+    except Exception as error:
+        _leave(_explain(error))
+    _leave(0)
+
+
+def _explain(error: Exception) -> int:
+    """Print what went wrong; a traceback only for what nobody foresaw. Returns the exit code."""
+    import click
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    from fl_app.expected import EXPECTED
+
+    if isinstance(error, (UsageError, *EXPECTED)):
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR if isinstance(error, UsageError | ValueError) else 1
+    logging.getLogger("convoy").exception("the run failed")
+    return 1
+
+
+def _leave(code: int) -> None:
+    """End the process without waiting for vehicles that hang in their threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _overrides(app: Path, run_config: list[str], data: str, resume: str) -> dict[str, Any]:
+    given = {key: value for text in run_config for key, value in parse_pairs(text).items()}
+    if data and data not in DATA_DEFAULTS:
+        raise UsageError(f"--data {data!r}: known are {', '.join(DATA_DEFAULTS)}")
+    if resume:
+        return {**_resumed_config(Path(resume)), **given, "resume": resume}
+    return {**DATA_DEFAULTS[data], "data": data, **given} if data else given
+
+
+def _resumed_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UsageError(f"--resume {folder}: no run to go on with ({path}: {error})") from error
+
+
+def _backend_settings(text: str, ray_address: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(text.replace("'", '"'))
+        if not isinstance(settings, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UsageError(f"--backend-config {text!r} is not a JSON object: {error}") from error
+    if ray_address:
+        settings.setdefault("init_args", {})["address"] = ray_address
+    return settings
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys, as Flower does."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out

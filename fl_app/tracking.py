@@ -1,0 +1,146 @@
+"""MLflow, in the background: what happens in a run is queued in batches, so that training hardly waits for it."""
+
+import logging
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("convoy")
+BATCH = 900  # MLflow takes at most 1000 metrics in one request
+
+
+class TrackingError(RuntimeError):
+    """The tracking server or database cannot be used; the text names the URI and the remedy."""
+
+
+def default_uri(output_dir: Path) -> str:
+    """A sqlite file beside the runs."""
+    return f"sqlite:///{(output_dir / 'mlflow.db').resolve()}"
+
+
+def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
+    """Ask a tracking server whether it is there, before any work starts.
+
+    Raises:
+        TrackingError: no answer, or a scheme that is not known.
+    """
+    scheme = uri.split(":", 1)[0]
+    if scheme in ("sqlite", "file", "postgresql", "mysql", "databricks"):
+        return
+    if scheme not in ("http", "https"):
+        raise TrackingError(f"tracking-uri {uri!r}: use http(s)://, sqlite:/// or file:/, or leave it empty")
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_s):
+            return
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise TrackingError(f"tracking-uri {uri!r}: no MLflow server answers there ({error})") from error
+
+
+class Tracker:
+    """One MLflow run.
+
+    Args:
+        uri: tracking URI; see `default_uri`.
+        experiment: created if it does not exist.
+        run_name: shown in the UI.
+        params: run config and versions.
+        artifacts: where a new experiment on a local database keeps its files.
+        run_id: the run to go on with, or "" for a new one.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, run_name: str, params: Mapping[str, Any], artifacts: Path, run_id: str = ""
+    ) -> None:
+        self._worker = ThreadPoolExecutor(1, "tracking")
+        self._pending: list[Future] = []
+        self.busy_s = 0.0
+        self.failures = 0
+        self.uri = uri
+        self._opened = self._worker.submit(self._open, experiment, run_name, dict(params), artifacts, run_id)
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run's id; waits until the run is open.
+
+        Raises:
+            TrackingError: it could not be opened.
+        """
+        try:
+            return self._opened.result()
+        except Exception as error:
+            raise TrackingError(f"tracking-uri {self.uri!r}: cannot open a run there: {error}") from error
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers at an RSU round; NaN and infinity are left out, which some stores refuse."""
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        now_ms = int(time.time() * 1000)
+        self._later(self._log_metrics, finite, now_ms, step)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Attach a file."""
+        self._later(lambda: self._client.log_artifact(self.run_id, str(path), folder or None))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._later(lambda: [self._client.set_tag(self.run_id, name, value) for name, value in values.items()])
+
+    def torch_model(self, model: Any, requirements: list[str]) -> None:
+        """Log the network in MLflow's PyTorch flavour, ready for `mlflow.pytorch.load_model`."""
+        self._later(self._log_torch_model, model, requirements)
+
+    def finish(self, status: str) -> None:
+        """Write everything out and close the run with FINISHED, FAILED or KILLED. Never raises."""
+        self._later(lambda: self._client.set_terminated(self.run_id, status))
+        self._worker.shutdown(wait=True)
+        self.failures += sum(future.exception() is not None for future in self._pending)
+        for future in self._pending:
+            if (error := future.exception()) is not None:
+                logger.warning("tracking: %s: %s", type(error).__name__, error)
+
+    def _later(self, call: Callable, *args: Any) -> None:
+        self._pending.append(self._worker.submit(self._timed, call, *args))
+
+    def _timed(self, call: Callable, *args: Any) -> None:
+        began = time.thread_time()
+        try:
+            call(*args)
+        finally:
+            self.busy_s += time.thread_time() - began
+
+    def _open(self, experiment: str, run_name: str, params: dict, artifacts: Path, run_id: str) -> str:
+        began = time.thread_time()
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self._client = MlflowClient(tracking_uri=self.uri)
+        if not run_id:
+            found = self._client.get_experiment_by_name(experiment)
+            location = artifacts.resolve().as_uri() if self.uri.startswith("sqlite") else None
+            experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, location)
+            run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
+            self._client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()])
+        else:
+            self._client.update_run(run_id, status="RUNNING")
+        self.open_s = time.thread_time() - began
+        return run_id
+
+    def _log_metrics(self, values: Mapping[str, float], now_ms: int, step: int) -> None:
+        from mlflow.entities import Metric
+
+        rows = [Metric(name, value, now_ms, step) for name, value in values.items()]
+        for begin in range(0, len(rows), BATCH):
+            self._client.log_batch(self.run_id, metrics=rows[begin : begin + BATCH])
+
+    def _log_torch_model(self, model: Any, requirements: list[str]) -> None:
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        with mlflow.start_run(run_id=self.run_id):
+            mlflow.pytorch.log_model(model, name="model", pip_requirements=requirements)

@@ -1,0 +1,120 @@
+"""The plan of a town: a grid of streets, blocks between them, and a region with its own character around each RSU."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from perception.datasets.town.config import TownConfig
+
+NODES_PER_REGION: Final = 3
+LANE_M: Final = 3.4
+HALF_ROAD_M: Final = 5.7
+PAVEMENT_M: Final = 3.0
+KERB_M: Final = 0.14
+JUNCTION_M: Final = 9.5
+OUTSKIRTS_M: Final = 30.0
+
+Node = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Style:
+    """The character of a region. Weights multiply the town's densities."""
+
+    name: str
+    floors: tuple[int, int]
+    width_m: tuple[float, float]
+    setback_m: tuple[float, float]
+    gap: float
+    gabled: float
+    shop: float
+    park: float
+    trees: float
+    fences: float
+    signs: float
+    parked: float
+    moving: float
+    pedestrians: float
+    cyclists: float
+
+
+STYLES: Final = (
+    Style("residential", (1, 3), (8, 13), (2.5, 5), 0.55, 0.85, 0.05, 0.1, 1.3, 0.8, 0.6, 1.1, 0.75, 1.25, 1.0),
+    Style("commercial", (3, 7), (11, 20), (0, 0.6), 0.06, 0.05, 0.8, 0.0, 0.5, 0.1, 1.6, 0.9, 1.35, 1.0, 0.7),
+    Style("green", (1, 4), (9, 15), (2, 6), 0.4, 0.5, 0.15, 0.45, 1.8, 0.6, 0.7, 0.75, 0.8, 0.8, 1.7),
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A kerbed island between streets: its rectangle (west, south, east, north) and the sides that face a street."""
+
+    rect_m: tuple[float, float, float, float]
+    sides: str
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Streets run along x = xs_m[i] and y = ys_m[j]; node (i, j) is their junction.
+
+    Args:
+        xs_m, ys_m: axes of the streets, increasing.
+        columns: regions side by side; region r lies in column r % columns and row r // columns.
+        rsus_m: position of each region's RSU, [r, 2].
+    """
+
+    xs_m: Float[ndarray, "i"]
+    ys_m: Float[ndarray, "j"]
+    columns: int
+    rsus_m: Float[ndarray, "r 2"]
+
+    def at(self, node: Node) -> Float[ndarray, "2"]:
+        """Position of a junction."""
+        return np.array([self.xs_m[node[0]], self.ys_m[node[1]]])
+
+    def nodes_of(self, region: int) -> list[Node]:
+        """The junctions of a region."""
+        k = NODES_PER_REGION
+        left, low = region % self.columns * k, region // self.columns * k
+        return [(left + i, low + j) for i in range(k) for j in range(k)]
+
+    def region_at(self, x_m: float, y_m: float) -> int:
+        """The region of the nearest RSU."""
+        return int(np.argmin(((self.rsus_m - (x_m, y_m)) ** 2).sum(axis=1)))
+
+    def style_at(self, x_m: float, y_m: float) -> Style:
+        """The character of the surroundings."""
+        return STYLES[self.region_at(x_m, y_m) % len(STYLES)]
+
+    def blocks(self) -> list[Block]:
+        """All blocks between streets, and four strips that close the town off."""
+        xs, ys, h, out = self.xs_m, self.ys_m, HALF_ROAD_M, HALF_ROAD_M + OUTSKIRTS_M
+        inner = [
+            Block((xs[i] + h, ys[j] + h, xs[i + 1] - h, ys[j + 1] - h), "wsen")
+            for i in range(len(xs) - 1)
+            for j in range(len(ys) - 1)
+        ]
+        west, east, south, north = xs[0] - h, xs[-1] + h, ys[0] - h, ys[-1] + h
+        strips = [
+            Block((xs[0] - out, south, west, north), "e"),
+            Block((east, south, xs[-1] + out, north), "w"),
+            Block((xs[0] - out, ys[0] - out, xs[-1] + out, south), "n"),
+            Block((xs[0] - out, north, xs[-1] + out, ys[-1] + out), "s"),
+        ]
+        return inner + strips
+
+
+def plan_town(config: TownConfig) -> Layout:
+    """Streets with uneven spacing; the RSU of a region stands at its middle junction."""
+    rng = np.random.default_rng([config.seed, 11])
+    rows = max(r for r in range(1, int(config.rsus**0.5) + 1) if config.rsus % r == 0)
+    columns, k = config.rsus // rows, NODES_PER_REGION
+    axis = lambda n: np.cumsum(config.block_m * rng.uniform(0.88, 1.14, n))  # noqa: E731
+    xs, ys = axis(columns * k), axis(rows * k)
+    xs, ys = xs - xs.mean(), ys - ys.mean()
+    centre = k // 2
+    rsus = [(xs[r % columns * k + centre], ys[r // columns * k + centre]) for r in range(config.rsus)]
+    return Layout(xs, ys, columns, np.array(rsus))

@@ -1,0 +1,219 @@
+"""Meshes of road users: cars, vans and people from the package `sumo-data` (EPL-2.0), the rest from primitives."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from perception.datasets.base import DataError
+from perception.datasets.town.mesh import Mesh, Surface, box, merged, mesh, tube
+from perception.labels import OBJECT_ID, SEGMENT_OF_OBJECT
+
+VEHICLE, PEDESTRIAN, CYCLIST = (OBJECT_ID[name] for name in ("vehicle", "pedestrian", "cyclist"))
+_VEHICLE_SEGMENT, _PEDESTRIAN_SEGMENT, _CYCLIST_SEGMENT = SEGMENT_OF_OBJECT
+
+# Which triangles take the individual's colours is told by their base colour: these stand for "first" and "second".
+_FIRST: Final = (-1.0, 0.0, 0.0)
+_SECOND: Final = (-2.0, 0.0, 0.0)
+_TYRE: Final = (0.02, 0.02, 0.022)
+_SKIN: Final = (0.5, 0.3, 0.21)
+_CAR_MATERIALS: Final = {
+    "carmaterial_citrus": (_FIRST, Surface.PAINT),
+    "windows": ((0.03, 0.04, 0.05), Surface.GLASS),
+    "lights": ((0.85, 0.85, 0.8), Surface.LAMP),
+    "lights.red": ((0.6, 0.02, 0.02), Surface.LAMP),
+    "lights.orange": ((0.7, 0.25, 0.02), Surface.LAMP),
+    "metal": ((0.25, 0.25, 0.26), Surface.PLAIN),
+    "tires": (_TYRE, Surface.PLAIN),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A kind of road user: the mesh's name, its class in `OBJECTS`, and its length, width and height in metres."""
+
+    shape: str
+    label: int
+    size_m: tuple[float, float, float]
+
+
+MODELS: Final[dict[str, Model]] = {
+    "hatchback": Model("car-normal-citrus", VEHICLE, (3.9, 1.75, 1.5)),
+    "saloon": Model("car-normal-citrus", VEHICLE, (4.6, 1.82, 1.42)),
+    "suv": Model("car-minibus-citrus", VEHICLE, (4.6, 1.9, 1.75)),
+    "van": Model("car-minibus-citrus", VEHICLE, (5.2, 2.0, 2.15)),
+    "microcargo": Model("car-microcargo-citrus", VEHICLE, (4.3, 1.8, 1.85)),
+    "bus": Model("bus", VEHICLE, (9.6, 2.5, 3.0)),
+    "lorry": Model("lorry", VEHICLE, (7.0, 2.35, 3.1)),
+    "pedestrian": Model("pedestrian", PEDESTRIAN, (0.6, 0.6, 1.75)),
+    "cyclist": Model("cyclist", CYCLIST, (1.75, 0.6, 1.8)),
+}
+
+
+def read_obj(name: str) -> dict[str, tuple[Float[ndarray, "v 3"], Float[ndarray, "f 3"]]]:
+    """One of sumo-data's meshes as (vertices, triangles) per material, turned to x forward, y left, z up.
+
+    Raises:
+        DataError: the package `sumo-data` is not installed, or has no such mesh.
+    """
+    try:
+        text = (files("sumo_data") / "data" / "3D" / f"{name}.obj").read_text()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise DataError(f"the town needs the mesh {name}.obj of sumo-data ({error}): `pip install sumo-data`") from None
+    vertices: list[list[float]] = []
+    faces: dict[str, list[tuple[int, int, int]]] = {}
+    material = ""
+    for keyword, *words in filter(None, map(str.split, text.splitlines())):
+        if keyword == "v":
+            vertices.append([float(word) for word in words[:3]])
+        elif keyword == "usemtl":
+            material = words[0]
+        elif keyword == "f":
+            corners = [int(word.split("/")[0]) - 1 for word in words]
+            fan = [(corners[0], b, c) for b, c in zip(corners[1:], corners[2:], strict=False)]
+            faces.setdefault(material, []).extend(fan)
+    points = np.array(vertices)[:, [2, 0, 1]]
+    return {key: (points, np.array(triangles)) for key, triangles in faces.items()}
+
+
+def _unit(shape: Mesh) -> Mesh:
+    """Scaled and moved to fill the unit box: x and y in -0.5..0.5, z in 0..1."""
+    low, high = shape.vertices.min(axis=0), shape.vertices.max(axis=0)
+    unit = (shape.vertices - low) / (high - low) - np.array([0.5, 0.5, 0])
+    return replace(shape, vertices=unit.astype(np.float32))
+
+
+def _car(name: str) -> Mesh:
+    parts = []
+    for material, (vertices, faces) in read_obj(name).items():
+        rgb, surface = _CAR_MATERIALS[material]
+        parts.append(mesh(vertices, faces, _VEHICLE_SEGMENT, rgb, surface))
+    return _unit(merged(parts))
+
+
+def _wheels(xs: tuple[float, ...], half_width: float, radius: float) -> list[Mesh]:
+    wheels = []
+    for x in xs:
+        for y in (-half_width, half_width):
+            hub = tube((x, y - 0.12, radius), (x, y + 0.12, radius), radius, 10, segment=_VEHICLE_SEGMENT, rgb=_TYRE)
+            plate = box((x, y, 0.25 * radius), (1.4 * radius, 0.22, 1.4 * radius), segment=_VEHICLE_SEGMENT, rgb=_TYRE)
+            wheels += [hub, plate]
+    return wheels
+
+
+def _bus() -> Mesh:
+    paint = {"segment": _VEHICLE_SEGMENT, "rgb": _FIRST, "surface": Surface.PAINT}
+    glass = {"segment": _VEHICLE_SEGMENT, "rgb": (0.03, 0.04, 0.05), "surface": Surface.GLASS}
+    body = [box((0, 0, 0.35), (9.6, 2.46, 2.65), **paint), box((0, 0, 2.98), (6.0, 1.6, 0.2), **paint)]
+    panes = [box((-3.9 + 1.45 * i, 0, 1.35), (1.2, 2.52, 1.05), **glass) for i in range(6)]
+    panes += [box((4.75, 0, 1.2), (0.16, 2.2, 1.45), **glass), box((-4.75, 0, 1.6), (0.16, 2.0, 0.9), **glass)]
+    lamps = [_lamp(4.78, 0.7, (0.85, 0.85, 0.8)), _lamp(-4.78, 0.8, (0.6, 0.02, 0.02))]
+    return _unit(merged(body + panes + lamps + _wheels((-2.9, 2.9), 1.12, 0.48)))
+
+
+def _lorry() -> Mesh:
+    attributes = {"segment": _VEHICLE_SEGMENT, "surface": Surface.PAINT}
+    cab = box((2.6, 0, 0.5), (1.8, 2.2, 1.9), rgb=_FIRST, **attributes)
+    load = box((-0.95, 0, 0.75), (5.1, 2.35, 2.35), rgb=_SECOND, **attributes)
+    glass = {"segment": _VEHICLE_SEGMENT, "rgb": (0.03, 0.04, 0.05), "surface": Surface.GLASS}
+    panes = [box((3.46, 0, 1.45), (0.14, 2.0, 0.75), **glass), box((2.9, 0, 1.5), (0.8, 2.24, 0.65), **glass)]
+    frame = box((0, 0, 0.45), (6.6, 1.0, 0.3), segment=_VEHICLE_SEGMENT, rgb=(0.05, 0.05, 0.05))
+    lamps = [_lamp(3.49, 0.7, (0.85, 0.85, 0.8)), _lamp(-3.48, 0.75, (0.6, 0.02, 0.02))]
+    return _unit(merged([cab, load, frame, *panes, *lamps, *_wheels((-2.2, 2.3), 1.05, 0.46)]))
+
+
+def _lamp(x: float, z: float, rgb: tuple[float, float, float]) -> Mesh:
+    attributes = {"segment": _VEHICLE_SEGMENT, "rgb": rgb, "surface": Surface.LAMP}
+    return merged([box((x, y, z), (0.06, 0.3, 0.22), **attributes) for y in (-0.9, 0.9)])
+
+
+def _person(segment: int) -> Mesh:
+    """A standing person; trousers take the first colour and the shirt the second, by the height of a triangle."""
+    vertices, faces = next(iter(read_obj("humanResting").values()))
+    body = _unit(mesh(vertices, faces, segment, _SKIN))
+    middle = body.vertices[body.faces].mean(axis=1)
+    z, reach = middle[:, 2], np.abs(middle[:, 1])
+    rgb = body.rgb.copy()
+    rgb[z < 0.53] = _FIRST
+    rgb[(z >= 0.53) & (z < 0.83)] = _SECOND
+    rgb[(z > 0.5) & (z < 0.62) & (reach > 0.36)] = _SKIN
+    rgb[z < 0.045] = (0.03, 0.025, 0.02)
+    rgb[(z > 0.95) | ((z > 0.9) & (middle[:, 0] < -0.05))] = (0.05, 0.03, 0.02)
+    return replace(body, rgb=rgb)
+
+
+def _stride(body: Mesh, swing: float) -> Mesh:
+    """A walking person in metres: the legs swing about the hip, one forward and one back, the arms against them."""
+    points = body.vertices * np.array([0.34, 0.56, 1.0])
+    left = np.tanh(points[:, 1] / 0.03)
+    legs = np.clip(0.52 - points[:, 2], 0, None)
+    arms = np.clip(0.8 - points[:, 2], 0, 0.35) * (np.abs(points[:, 1]) > 0.17)
+    points[:, 0] += swing * left * np.where(points[:, 2] < 0.52, legs, -0.8 * arms)
+    return replace(body, vertices=(points / np.array([0.6, 0.6, 1.0])).astype(np.float32))
+
+
+def _cyclist() -> Mesh:
+    """A bicycle of tubes with a bent person on it."""
+    metal = {"segment": _CYCLIST_SEGMENT, "rgb": _FIRST}
+    rubber = {"segment": _CYCLIST_SEGMENT, "rgb": _TYRE}
+    parts = []
+    for x in (-0.52, 0.52):
+        angle = 2 * np.pi * np.arange(13) / 12
+        rim = np.stack([x + 0.34 * np.cos(angle), np.zeros(13), 0.35 + 0.34 * np.sin(angle)], axis=1)
+        parts += [tube(a, b, 0.028, 4, **rubber) for a, b in zip(rim[:-1], rim[1:], strict=True)]
+    hub, crank, seat, head = (-0.52, 0, 0.35), (-0.02, 0, 0.32), (-0.2, 0, 0.9), (0.38, 0, 0.88)
+    for a, b in [(hub, crank), (crank, seat), (seat, head), (crank, head), (hub, seat), (head, (0.52, 0, 0.35))]:
+        parts.append(tube(a, b, 0.025, 5, **metal))
+    parts.append(tube((0.36, -0.27, 1.02), (0.36, 0.27, 1.02), 0.02, 5, **rubber))
+    rider = _person(_CYCLIST_SEGMENT)
+    points = rider.vertices * np.array([0.34, 0.5, 1.75])
+    above = points[:, 2] - 0.92
+    lean = np.clip(above, 0, None)
+    side = np.sign(points[:, 1])
+    legs = np.clip(-above, 0, None)
+    x = points[:, 0] - 0.2 + 0.5 * lean + np.where(legs > 0, 0.55 * np.minimum(legs, 0.45) - 0.15 * legs, 0)
+    arms = (np.abs(points[:, 1]) > 0.16) & (above > 0) & (above < 0.55)
+    x += np.where(arms, 0.55 * np.clip(0.55 - above, 0, 0.5), 0)
+    z = np.where(legs > 0, 0.95 - legs * (0.72 + 0.12 * side), 0.95 + 0.86 * lean)
+    moved = np.stack([x, 0.85 * points[:, 1], z], axis=1)
+    parts.append(replace(rider, vertices=moved.astype(np.float32)))
+    return _unit(merged(parts))
+
+
+_STRIDES: Final = 6
+
+
+@cache
+def _shape(name: str, pose: int) -> Mesh:
+    if name == "bus":
+        return _bus()
+    if name == "lorry":
+        return _lorry()
+    if name == "cyclist":
+        return _cyclist()
+    if name == "pedestrian":
+        return _stride(_person(_PEDESTRIAN_SEGMENT), 0.75 * np.sin(2 * np.pi * pose / _STRIDES))
+    return _car(name)
+
+
+def place(
+    model: Model, size_m: Float[ndarray, "3"], colours: Float[ndarray, "2 3"], pose_m: Float[ndarray, "4"], walk: float
+) -> Mesh:
+    """A road user in the world.
+
+    Args:
+        model: what it is.
+        size_m: length, width, height.
+        colours: its two colours (paint and load, or trousers and shirt), linear RGB [2, 3].
+        pose_m: x, y, z of the point on the ground below its centre, and yaw (rad).
+        walk: phase of the stride in turns.
+    """
+    shape = _shape(model.shape, int(walk * _STRIDES) % _STRIDES if model.label == PEDESTRIAN else 0)
+    c, s = np.cos(pose_m[3]), np.sin(pose_m[3])
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) * size_m
+    rgb = np.where(shape.rgb[:, :1] == -1, colours[0], np.where(shape.rgb[:, :1] == -2, colours[1], shape.rgb))
+    return replace(shape.transformed(turn, pose_m[:3]), rgb=rgb.astype(np.float32))

@@ -1,0 +1,253 @@
+"""Who is in the streets on a day: parked and moving vehicles, walkers, riders, and the vehicles that sense."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from perception.datasets.town.config import TownConfig
+from perception.datasets.town.driving import STEP_S, drive
+from perception.datasets.town.layout import HALF_ROAD_M, JUNCTION_M, KERB_M, Block, Layout, Node
+from perception.datasets.town.models import MODELS, Model
+from perception.datasets.town.routes import (
+    CAR_OFFSET_M,
+    CYCLE_OFFSET_M,
+    Path,
+    grand_tour,
+    lane_path,
+    neighbours,
+    path_through,
+    wander,
+)
+from perception.datasets.town.scenery import side_line
+
+SENSING_PER_REGION: Final = 2
+HOLDOUT_DAY: Final = 1_000_003
+
+_CAR_KINDS: Final = ("hatchback", "saloon", "suv", "van", "microcargo", "bus", "lorry")
+_MOVING_SHARE: Final = (0.27, 0.27, 0.15, 0.09, 0.08, 0.06, 0.08)
+_PARKED_SHARE: Final = (0.35, 0.3, 0.17, 0.09, 0.09, 0.0, 0.0)
+_SENSING_SHARE: Final = (0.4, 0.4, 0.2, 0.0, 0.0, 0.0, 0.0)
+_PAINTS: Final = np.array(
+    [[0.55, 0.03, 0.03], [0.04, 0.1, 0.4], [0.7, 0.7, 0.7], [0.03, 0.03, 0.035], [0.3, 0.31, 0.33], [0.62, 0.45, 0.04],
+     [0.04, 0.24, 0.12], [0.12, 0.3, 0.5], [0.5, 0.18, 0.03], [0.4, 0.36, 0.28], [0.16, 0.03, 0.08], [0.75, 0.74, 0.7]]
+)  # fmt: skip
+_CLOTHES: Final = np.array(
+    [[0.03, 0.04, 0.1], [0.02, 0.02, 0.02], [0.25, 0.2, 0.12], [0.5, 0.05, 0.06], [0.65, 0.62, 0.58], [0.1, 0.25, 0.5],
+     [0.6, 0.4, 0.05], [0.08, 0.3, 0.14], [0.4, 0.12, 0.35], [0.2, 0.2, 0.22], [0.6, 0.25, 0.08]]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Actor:
+    """A road user for a day.
+
+    Args:
+        model: what it is.
+        size_m: length, width, height, [3].
+        colours: its two colours, linear RGB [2, 3].
+        track: x, y, z of the ground below its centre, yaw, and stride (turns) at every sampled time, [t, 5].
+    """
+
+    model: Model
+    size_m: Float[ndarray, "3"]
+    colours: Float[ndarray, "2 3"]
+    track: Float[ndarray, "t 5"]
+
+    def cuboid(self, tick: int) -> Float[ndarray, "7"]:
+        """x y z of the centre, length, width, height, yaw at a sampled time."""
+        x, y, z, yaw, _ = self.track[tick]
+        return np.array([x, y, z + self.size_m[2] / 2, *self.size_m, yaw])
+
+
+@dataclass(frozen=True, eq=False)
+class Day:
+    """One day's traffic, sampled at the times of the frames.
+
+    Args:
+        times_s: [t].
+        actors: an actor's place in this tuple is its track id; parked ones have a track of one row.
+        sensing: index of the actor that carries the sensors, for each sensing vehicle.
+        parked: number of actors, the first ones, that never move.
+        seed: decides the sensors' noise.
+    """
+
+    times_s: Float[ndarray, "t"]
+    actors: tuple[Actor, ...]
+    sensing: tuple[int, ...]
+    parked: int
+    seed: tuple[int, ...]
+
+
+def plan_day(layout: Layout, config: TownConfig, day: int, frames: int) -> Day:
+    """Traffic of day 0, 1, ...: `SENSING_PER_REGION` sensing vehicles in each region, dealt region by region.
+
+    The first frames do not depend on how many `frames` there are.
+    """
+    routes, sensing = [], []
+    for region in range(len(layout.rsus_m)):
+        sensing.append(len(routes) + np.arange(SENSING_PER_REGION))
+        routes += _routes(layout, config, region, SENSING_PER_REGION, [config.seed, 14, day, region])
+    times = config.warmup_s + np.arange(frames) / config.rate_hz
+    order = tuple(int(i) for i in np.stack(sensing, axis=1).ravel())
+    return _day(layout, config, day, routes, order, float(times[-1]), lambda _: times)
+
+
+def plan_holdout(layout: Layout, config: TownConfig) -> Day:
+    """A day on which one vehicle drives through every region; its frames are spread evenly over the whole way."""
+    routes = [grand_tour(layout)]
+    for region in range(len(layout.rsus_m)):
+        routes += _routes(layout, config, region, 0, [config.seed, 14, HOLDOUT_DAY, region])
+    length = lane_path(layout, routes[0], CAR_OFFSET_M).length_m
+    spots = np.linspace(12.0, length - 12.0, config.holdout_frames)
+
+    def times(trace: Float[ndarray, "t n"]) -> Float[ndarray, "k"]:
+        seconds = STEP_S * np.arange(len(trace))
+        return np.interp(spots, trace[:, 0] + 1e-9 * seconds, seconds)
+
+    return _day(layout, config, HOLDOUT_DAY, routes, (0,), length / 4.0, times)
+
+
+def _routes(layout: Layout, config: TownConfig, region: int, sensing: int, seed: list[int]) -> list[list[Node]]:
+    """Walks over a region's junctions that start on different streets; the same walk whatever its length."""
+    nodes = layout.nodes_of(region)
+    streets = [(a, b) for a in nodes for b in neighbours(layout, a) if b in nodes]
+    order = np.random.default_rng(seed).permutation(len(streets))
+    count = sensing + round(config.moving_per_region * layout.style_at(*layout.rsus_m[region]).moving)
+    return [
+        wander(layout, streets[k], set(nodes), 120, np.random.default_rng([*seed, i]))
+        for i, k in enumerate(order[:count])
+    ]
+
+
+def _day(
+    layout: Layout,
+    config: TownConfig,
+    day: int,
+    routes: list[list[Node]],
+    sensing: tuple[int, ...],
+    seconds: float,
+    times_of: Callable[[Float[ndarray, "t n"]], Float[ndarray, "k"]],
+) -> Day:
+    """Everybody of a day, with the movers driven first so that the times may depend on where they are."""
+    rng = np.random.default_rng([config.seed, 13, day])
+    parked = _parked(layout, config, rng)
+    paths = [lane_path(layout, nodes, CAR_OFFSET_M) for nodes in routes]
+    looks = [_look(_MOVING_SHARE if i not in sensing else _SENSING_SHARE, rng) for i in range(len(paths))]
+    cruise = rng.uniform(6.0, 9.5, len(paths))
+    start = np.array([0.0 if i == 0 and len(sensing) == 1 else rng.uniform(3, 28) for i in range(len(paths))])
+    half = np.array([size[0] / 2 for _, size, _ in looks])
+    trace = drive(paths, start, cruise, half, seconds)
+    times = times_of(trace)
+    clock = STEP_S * np.arange(len(trace))
+    movers = []
+    for (model, size, colours), path, s in zip(looks, paths, trace.T, strict=True):
+        xyyaw = path.at(np.interp(times, clock, s))
+        movers.append(Actor(model, size, colours, _track(xyyaw, 0.0, np.zeros(len(times)))))
+    actors = [*parked, *movers, *_walkers(layout, config, times, rng), *_riders(layout, config, times, rng)]
+    shifted = tuple(len(parked) + i for i in sensing)
+    return Day(times, tuple(actors), shifted, len(parked), (config.seed, 15, day))
+
+
+def _track(xyyaw: Float[ndarray, "t 3"], z_m: float, stride: Float[ndarray, "t"]) -> Float[ndarray, "t 5"]:
+    return np.column_stack([xyyaw[:, :2], np.full(len(xyyaw), z_m), xyyaw[:, 2], stride])
+
+
+def _look(shares: tuple[float, ...], rng: np.random.Generator) -> tuple[Model, ndarray, ndarray]:
+    """A vehicle's model, its size and its colours."""
+    model = MODELS[_CAR_KINDS[rng.choice(len(_CAR_KINDS), p=shares)]]
+    paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.8, 1.2), 0.02, 0.8)
+    load = np.full(3, rng.uniform(0.35, 0.75))
+    return model, np.array(model.size_m) * rng.uniform(0.95, 1.06, 3), np.stack([paint, load])
+
+
+def _person_look(kind: str, rng: np.random.Generator) -> tuple[Model, ndarray, ndarray]:
+    model = MODELS[kind]
+    scale = np.array([rng.uniform(0.95, 1.1), rng.uniform(0.95, 1.15), rng.uniform(0.9, 1.06)])
+    return model, np.array(model.size_m) * scale, _CLOTHES[rng.integers(len(_CLOTHES), size=2)]
+
+
+def _parked(layout: Layout, config: TownConfig, rng: np.random.Generator) -> list[Actor]:
+    """Vehicles at the kerbs of all streets, in the direction of traffic; slots near junctions stay free."""
+    actors = []
+    for block in layout.blocks():
+        for side in block.sides:
+            start, end, inward = side_line(block, side, 0.0)
+            along, length = (end - start) / np.linalg.norm(end - start), float(np.linalg.norm(end - start))
+            travel = np.array([-inward[1], inward[0]])
+            slots = np.arange(JUNCTION_M - HALF_ROAD_M + 5.0, length - JUNCTION_M + HALF_ROAD_M - 4.0, 6.4)
+            for s in slots:
+                spot = start + along * s
+                free = rng.random() >= config.parked_share * layout.style_at(*spot).parked
+                model, size, colours = _look(_PARKED_SHARE, rng)
+                if free or _in_junction(layout, spot, along):
+                    continue
+                x, y = spot - inward * (size[1] / 2 + rng.uniform(0.15, 0.3)) + along * rng.uniform(-0.4, 0.4)
+                yaw = np.arctan2(travel[1], travel[0]) + rng.normal(0, 0.02)
+                actors.append(Actor(model, size, colours, np.array([[x, y, 0.0, yaw, 0.0]])))
+    return actors
+
+
+def _in_junction(layout: Layout, spot: Float[ndarray, "2"], along: Float[ndarray, "2"]) -> bool:
+    """Whether a place at a kerb lies at the mouth of a street (only along the strips that close the town off)."""
+    axes = layout.xs_m if abs(along[0]) > 0.5 else layout.ys_m
+    return bool(np.abs(axes - spot @ np.abs(along)).min() < JUNCTION_M + 4.0)
+
+
+def _walkers(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.random.Generator) -> list[Actor]:
+    """People on the pavements, each to and fro along one side of a block."""
+    actors = []
+    for block, side, middle in _sides(layout):
+        mean = config.pedestrians_per_region * layout.style_at(*middle).pedestrians / SIDES_PER_REGION
+        for _ in range(rng.poisson(mean)):
+            near, far = sorted(rng.uniform(0.95, 2.6, 2))
+            (a, b, _), (c, d, _) = side_line(block, side, near), side_line(block, side, max(far, near + 0.3))
+            trim = 1.0 * (b - a) / np.linalg.norm(b - a)
+            ring = np.array([a + trim, b - trim, d - trim, c + trim, a + trim])
+            ring = ring[::-1] if rng.random() < 0.5 else ring
+            model, size, colours = _person_look("pedestrian", rng)
+            speed, phase = rng.uniform(0.8, 1.6), rng.random()
+            path = path_through(_dense(ring))
+            walked = phase * path.length_m + speed * times_s
+            xyyaw = path.at(walked % path.length_m)
+            actors.append(Actor(model, size, colours, _track(xyyaw, KERB_M, walked / 1.4)))
+    return actors
+
+
+def _riders(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.random.Generator) -> list[Actor]:
+    """Cyclists at the right of their lane, round and round a few streets of a region."""
+    actors = []
+    for region in range(len(layout.rsus_m)):
+        nodes = layout.nodes_of(region)
+        count = round(config.cyclists_per_region * layout.style_at(*layout.rsus_m[region]).cyclists)
+        for _ in range(count):
+            a = nodes[int(rng.integers(len(nodes)))]
+            b = [n for n in neighbours(layout, a) if n in nodes][0]
+            route = wander(layout, (a, b), set(nodes), 60, np.random.default_rng(rng.integers(2**31)))
+            path: Path = lane_path(layout, route, CYCLE_OFFSET_M)
+            model, size, colours = _person_look("cyclist", rng)
+            ridden = rng.uniform(0, 0.5) * path.length_m + rng.uniform(3.0, 5.5) * times_s
+            actors.append(Actor(model, size, colours, _track(path.at(ridden % path.length_m), 0.0, 0.0 * times_s)))
+    return actors
+
+
+SIDES_PER_REGION: Final = 24
+
+
+def _sides(layout: Layout) -> Iterator[tuple[Block, str, Float[ndarray, "2"]]]:
+    for block in layout.blocks():
+        for side in block.sides:
+            start, end, _ = side_line(block, side, 0.0)
+            yield block, side, (start + end) / 2
+
+
+def _dense(corners: Float[ndarray, "n 2"]) -> Float[ndarray, "m 2"]:
+    """Points about every 0.4 m along a polygon."""
+    pieces = []
+    for a, b in zip(corners[:-1], corners[1:], strict=True):
+        n = max(int(np.linalg.norm(b - a) / 0.4), 1)
+        pieces.append(a + (b - a) * (np.arange(n) / n)[:, None])
+    return np.concatenate([*pieces, corners[-1:]])

@@ -1,0 +1,7 @@
+"""Server side of the hierarchy: who belongs where, how updates are judged and merged, and Flower's strategies."""
+
+from strategies.hierarchical import Hierarchical, HierarchicalConfig
+
+STRATEGIES = {"hierarchical": Hierarchical}
+
+__all__ = ["STRATEGIES", "Hierarchical", "HierarchicalConfig"]

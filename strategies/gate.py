@@ -1,0 +1,112 @@
+"""The reply gate: nothing reaches an aggregate that does not fit the model, is not finite, or weighs too much."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy import ndarray
+
+from strategies.aggregation import update_norm
+
+
+class Cause(StrEnum):
+    """Why a vehicle's update is not in the aggregate. The first group never arrived, the second was refused."""
+
+    LATE = "late"
+    LOST = "lost"
+    UNAVAILABLE = "unavailable"
+    CLIENT_ERROR = "client-error"
+
+    MALFORMED = "malformed"
+    KEYS = "keys"
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    WEIGHT = "weight"
+    NOT_FINITE = "not-finite"
+    NORM = "norm"
+    STRANGER = "stranger"
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Limits of what is let through.
+
+    Args:
+        max_examples: largest "num-examples" that is believed: the weight is the vehicle's own word.
+        max_update_ratio: longest update, as a multiple of the model's own L2 norm.
+        max_norm_growth: longest update, as a multiple of the median accepted in the RSU's last round; 0 for no limit.
+
+    Raises:
+        ValueError: a limit that is not positive.
+    """
+
+    max_examples: int = 1_000_000
+    max_update_ratio: float = 3.0
+    max_norm_growth: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.max_examples < 1 or not self.max_update_ratio > 0 or self.max_norm_growth < 0:
+            raise ValueError(f"gate limits must be positive, got {self}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`cause` is None when the reply may enter; `norm` is the length of its update (L2), when it got that far."""
+
+    cause: Cause | None = None
+    detail: str = ""
+    norm: float = 0.0
+
+
+class ReplyGate:
+    """Judges replies against the model that they were trained from.
+
+    Args:
+        reference: the model that was sent.
+        config: limits.
+        typical_norm: median length of the updates accepted in the last round, 0 if there was none.
+    """
+
+    def __init__(self, reference: Mapping[str, ndarray], config: GateConfig, typical_norm: float = 0.0) -> None:
+        self._reference, self._config = reference, config
+        self._norm_limit = _norm_limit(reference, config, typical_norm)
+
+    def inspect(self, arrays: Mapping[str, ndarray], num_examples: int) -> Verdict:
+        """Judge one reply's model and the weight that it claims."""
+        if not 0 < num_examples <= self._config.max_examples:
+            return Verdict(Cause.WEIGHT, f"num-examples {num_examples}, allowed 1 to {self._config.max_examples}")
+        misfit = _misfit(arrays, self._reference)
+        if misfit.cause is not None:
+            return misfit
+        norm = update_norm(arrays, self._reference)
+        if not np.isfinite(norm):
+            return Verdict(Cause.NOT_FINITE, f"NaN or infinity in {_not_finite(arrays)}")
+        if norm > self._norm_limit:
+            return Verdict(Cause.NORM, f"update length {norm:.3g}, allowed {self._norm_limit:.3g}", norm)
+        return Verdict(norm=norm)
+
+
+def _misfit(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> Verdict:
+    if arrays.keys() != reference.keys():
+        extra, missing = sorted(arrays.keys() - reference.keys()), sorted(reference.keys() - arrays.keys())
+        return Verdict(Cause.KEYS, f"extra {extra[:3]}, missing {missing[:3]}")
+    for name, start in reference.items():
+        if arrays[name].shape != start.shape:
+            return Verdict(Cause.SHAPE, f"{name}: {arrays[name].shape}, model has {start.shape}")
+        if arrays[name].dtype != start.dtype:
+            return Verdict(Cause.DTYPE, f"{name}: {arrays[name].dtype}, model has {start.dtype}")
+    return Verdict()
+
+
+def _norm_limit(reference: Mapping[str, ndarray], config: GateConfig, typical_norm: float) -> float:
+    model_norm = np.sqrt(sum(float(np.vdot(v, v)) for v in reference.values() if np.issubdtype(v.dtype, np.inexact)))
+    limit = config.max_update_ratio * model_norm if model_norm > 0 else np.inf
+    if typical_norm > 0 and config.max_norm_growth > 0:
+        limit = min(limit, config.max_norm_growth * typical_norm)
+    return float(limit)
+
+
+def _not_finite(arrays: Mapping[str, ndarray]) -> str:
+    bad = [n for n, v in arrays.items() if np.issubdtype(v.dtype, np.inexact) and not np.isfinite(v).all()]
+    return ", ".join(bad[:3]) or "the update's length (overflow)"

@@ -1,0 +1,99 @@
+"""What happened in a round, as values: the strategy makes them, whoever logs or draws takes them."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from strategies.gate import Cause
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One update that is not in the aggregate, why, and what was wrong."""
+
+    vehicle: str
+    cause: Cause
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Payload bytes so far, by link: vehicle <-> RSU and RSU <-> cloud."""
+
+    vehicle_up: int = 0
+    vehicle_down: int = 0
+    cloud_up: int = 0
+    cloud_down: int = 0
+
+    def plus(self, **more: int) -> "Traffic":
+        """With bytes added to the named links."""
+        return Traffic(**{name: getattr(self, name) + more.get(name, 0) for name in self.__dataclass_fields__})
+
+    @property
+    def cloud(self) -> int:
+        """Both directions between RSUs and cloud."""
+        return self.cloud_up + self.cloud_down
+
+
+@dataclass(frozen=True)
+class RsuReport:
+    """One RSU's part of a round: vehicles wanted, updates that entered, their examples, and whether its model moved."""
+
+    rsu: str
+    wanted: int
+    accepted: int
+    examples: int
+    moved: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One RSU round. `cloud_moved` is None between cloud rounds, else whether the cloud's quorum was met."""
+
+    round: int
+    cloud_round: int
+    cloud_moved: bool | None
+    wall_s: float
+    simulated_s: float | None
+    traffic: Traffic
+    rsus: tuple[RsuReport, ...]
+    vehicle_metrics: Mapping[str, Mapping[str, float]]
+    losses: tuple[Loss, ...]
+
+    @property
+    def accepted(self) -> int:
+        """Updates that entered an aggregate in this round."""
+        return sum(rsu.accepted for rsu in self.rsus)
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """What the vehicles measured with the global model on their own test frames."""
+
+    round: int
+    cloud_round: int
+    vehicle_metrics: Mapping[str, Mapping[str, float]]
+    rsu_metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, float]
+    losses: tuple[Loss, ...]
+
+
+def tally(losses: Mapping[str, Mapping[str, int]], new: tuple[Loss, ...]) -> dict[str, dict[str, int]]:
+    """Losses by vehicle and cause, with the new ones counted in."""
+    counted = {vehicle: Counter(causes) for vehicle, causes in losses.items()}
+    for loss in new:
+        counted.setdefault(loss.vehicle, Counter())[str(loss.cause)] += 1
+    return {vehicle: dict(causes) for vehicle, causes in sorted(counted.items())}
+
+
+def weighted_metrics(rows: list[tuple[Mapping[str, float], int]]) -> dict[str, float]:
+    """Mean of each metric over the rows that have it, weighted by examples; NaN values are left out."""
+    names = sorted({name for metrics, _ in rows for name in metrics})
+    out = {}
+    for name in names:
+        pairs = [(m[name], weight) for m, weight in rows if name in m and m[name] == m[name]]
+        total = sum(weight for _, weight in pairs)
+        if total > 0:
+            out[name] = sum(value * weight for value, weight in pairs) / total
+    return out

@@ -1,0 +1,189 @@
+"""One RSU's round: whom it asks, and how the replies become its next model."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message
+
+from clients.messages import MessageError, TrainReply, decode_train_reply
+from strategies.aggregation import Arrays, RuleConfig, new_accumulator
+from strategies.gate import Cause, GateConfig, ReplyGate
+from strategies.profile import Profile
+from strategies.report import Loss, RsuReport, weighted_metrics
+from strategies.topology import Member
+
+NODE_UNAVAILABLE, MESSAGE_UNAVAILABLE, REPLY_UNAVAILABLE = 5, 3, 4  # Flower's error codes
+
+
+@dataclass(frozen=True)
+class Participation:
+    """How many vehicles take part.
+
+    Args:
+        fraction: share of an RSU's vehicles wanted each round, in (0, 1].
+        over_selection: share asked on top, so that the round need not wait for the slowest (Bonawitz et al. 2019).
+        quorum: share of the wanted updates without which the model stays as it was, in [0, 1].
+        deadline_s: seconds after which an update is late: simulated with a profile, else on the wall clock.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    fraction: float = 1.0
+    over_selection: float = 0.0
+    quorum: float = 0.5
+    deadline_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.fraction <= 1 and self.over_selection >= 0 and 0 <= self.quorum <= 1 and self.deadline_s > 0):
+            raise ValueError(f"participation out of range: {self}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whom one RSU asks in one round; `late` are asked in vain because the profile says so."""
+
+    rsu: str
+    asked: tuple[Member, ...]
+    wanted: int
+    late: tuple[Member, ...] = ()
+    simulated_s: float = 0.0
+
+
+def plan_round(
+    rsu: str,
+    members: list[Member],
+    participation: Participation,
+    rng: np.random.Generator,
+    profile: Profile | None,
+    work: tuple[int, int],
+) -> Plan:
+    """Choose vehicles for a round.
+
+    Args:
+        rsu: the RSU's name.
+        members: its vehicles, sorted.
+        participation: shares and deadline.
+        rng: decides the choice.
+        profile: simulated speeds, or None for the wall clock.
+        work: local epochs and model bytes, which the simulated time depends on.
+    """
+    wanted = math.ceil(participation.fraction * len(members))
+    count = min(len(members), math.ceil(wanted * (1 + participation.over_selection)))
+    chosen = [members[i] for i in sorted(rng.choice(len(members), count, replace=False))]
+    if profile is None:
+        return Plan(rsu, tuple(chosen), wanted)
+    epochs, model_bytes = work
+    seconds = {m.vehicle: profile.round_s(m.vehicle, epochs * m.num_examples, model_bytes) for m in chosen}
+    in_time = [
+        m for m in sorted(chosen, key=lambda m: seconds[m.vehicle]) if seconds[m.vehicle] <= participation.deadline_s
+    ]
+    kept = sorted(in_time[:wanted])
+    late = tuple(m for m in chosen if seconds[m.vehicle] > participation.deadline_s)
+    closes_s = max((seconds[m.vehicle] for m in kept), default=0.0)
+    return Plan(rsu, tuple(kept), wanted, late, closes_s if len(kept) == wanted else participation.deadline_s)
+
+
+@dataclass
+class RsuRound:
+    """Collects one RSU's replies. Built when the round is planned, fed as replies come, closed at the end.
+
+    Args:
+        plan: whom the RSU asked.
+        reference: the RSU's model at the start of the round, which it sent.
+        gate: limits of the reply gate.
+        rule: key of `RULES` and its settings.
+        typical_norm: median length of the updates accepted in the last round.
+        root: for rule "fltrust", the model trained on the tier's own frames.
+    """
+
+    plan: Plan
+    reference: Arrays
+    gate: GateConfig
+    rule: tuple[str, RuleConfig]
+    typical_norm: float = 0.0
+    root: Arrays | None = None
+    norms: list[float] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    metrics: dict[str, tuple[Mapping[str, float], int]] = field(default_factory=dict)
+    bytes_up: int = 0
+
+    def __post_init__(self) -> None:
+        self._gate = ReplyGate(self.reference, self.gate, self.typical_norm)
+        expected_weight = float(sum(member.num_examples for member in self.plan.asked)) or 1.0
+        rule, config = self.rule
+        self._accumulator = new_accumulator(rule, self.reference, config, expected_weight, self.root)
+        self._waiting = {member.vehicle for member in self.plan.asked}
+        self.losses += [Loss(member.vehicle, Cause.LATE, "simulated") for member in self.plan.late]
+
+    @property
+    def full(self) -> bool:
+        """Whether as many updates are in as were wanted."""
+        return self._accumulator.count >= self.plan.wanted
+
+    def take(self, vehicle: str, message: Message) -> None:
+        """Let one reply in, or count why not. The reply's arrays are not kept by the streaming rules."""
+        if vehicle not in self._waiting:
+            self.losses.append(Loss(vehicle, Cause.STRANGER, "a second reply in one round"))
+            return
+        self._waiting.discard(vehicle)
+        if message.has_error():
+            self.losses.append(error_loss(vehicle, message))
+            return
+        try:
+            reply = decode_train_reply(message)
+        except (MessageError, ValueError, TypeError) as error:
+            self.losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
+            return
+        self._judge(vehicle, reply)
+
+    def close(self, quorum: float) -> tuple[Arrays | None, RsuReport]:
+        """The RSU's next model, or None when the quorum was not met, and what happened."""
+        self.losses += [Loss(vehicle, Cause.LATE, "no reply before the deadline") for vehicle in sorted(self._waiting)]
+        count, examples = self._accumulator.count, int(self._accumulator.weight)
+        moved = count > 0 and count >= math.ceil(quorum * self.plan.wanted)
+        metrics = weighted_metrics(list(self.metrics.values()))
+        report = RsuReport(self.plan.rsu, self.plan.wanted, count, examples, moved, metrics)
+        return (self._accumulator.result() if moved else None), report
+
+    def _judge(self, vehicle: str, reply: TrainReply) -> None:
+        self.bytes_up += sum(values.nbytes for values in reply.arrays.values())
+        verdict = self._gate.inspect(reply.arrays, reply.num_examples)
+        if verdict.cause is not None:
+            self.losses.append(Loss(vehicle, verdict.cause, verdict.detail))
+            return
+        self._accumulator.add(reply.arrays, reply.num_examples)
+        self.norms.append(verdict.norm)
+        self.metrics[vehicle] = (reply.metrics, reply.num_examples)
+
+
+def error_loss(vehicle: str, message: Message) -> Loss:
+    """The loss that an error reply stands for."""
+    code, reason = message.error.code, (message.error.reason or "").strip()
+    causes = {NODE_UNAVAILABLE: Cause.UNAVAILABLE, MESSAGE_UNAVAILABLE: Cause.LOST, REPLY_UNAVAILABLE: Cause.LOST}
+    return Loss(vehicle, causes.get(code, Cause.CLIENT_ERROR), reason[-300:])
+
+
+def in_plan_order(replies: Iterable[Message], order: list[int], max_held: int) -> Iterator[Message]:
+    """Replies in the order of the plan, so that sums do not depend on who finished first.
+
+    A reply that is ahead of its turn is held back; when more than `max_held` wait, the one they wait for is given up
+    on and taken whenever it comes.
+    """
+    held: dict[int, Message] = {}
+    rank = {node_id: position for position, node_id in enumerate(order)}
+    position = 0
+    for reply in replies:
+        node_id = reply.metadata.src_node_id
+        if rank.get(node_id, -1) < position or node_id in held:
+            yield reply
+            continue
+        held[node_id] = reply
+        del reply
+        while held and (len(held) > max_held or (position < len(order) and order[position] in held)):
+            if order[position] in held:
+                yield held.pop(order[position])
+            position += 1
+    yield from (held[node_id] for node_id in sorted(held, key=rank.__getitem__))
