@@ -1,5 +1,6 @@
 """The two engines of one machine behind the same ServerApp and ClientApp. Deployment needs none: `flwr run` does it."""
 
+import copy
 import ctypes
 import importlib
 import os
@@ -65,8 +66,9 @@ class _ConfiguredClient(ClientApp):
         self._app, self._run_config = app, run_config
 
     def __call__(self, message: Message, context: Context) -> Message:
-        context.run_config = self._run_config
-        return self._app(message, context)
+        configured = copy.copy(context)  # Flower refuses a changed run config; `state` is shared by both
+        configured.run_config = self._run_config
+        return self._app(message, configured)
 
 
 class _ConfiguredServer(ServerApp):

@@ -15,6 +15,7 @@ from clients.messages import Arrays, from_record, to_record
 from clients.perception_client import PerceptionTask, arrays_of, flat_metrics, fleet_of, load_model
 from fl_app import checkpoint, console, pictures
 from fl_app.client_app import task_of
+from fl_app.export import StackedMaps
 from fl_app.history import History, evaluate_row, round_row
 from fl_app.pretrain import pretrained
 from fl_app.run_config import RunConfig
@@ -90,7 +91,7 @@ class Run:
             self.tracker.file(file, "pictures")
         self.tracker.file(path, "weights")
         self.tracker.file(self.folder / "metrics.csv")
-        self.tracker.torch_model(model, ["torch", "torchvision"])
+        self.tracker.model(StackedMaps(model), (1, 3, *self.task.size_px))
         self._print_summary(rsu_of)
         if self.state.accepted == 0:
             raise RunFailed("not one update was accepted: see the table of updates that did not count")

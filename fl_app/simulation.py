@@ -90,7 +90,12 @@ def app_settings(app_dir: Path) -> dict[str, Any]:
 
 
 def simulate(
-    app_dir: Path, run_config: dict[str, Any], num_supernodes: int, engine: Engine, backend_config: dict[str, Any]
+    app_dir: Path,
+    run_config: dict[str, Any],
+    num_supernodes: int,
+    engine: Engine,
+    backend_config: dict[str, Any],
+    verbose: bool = False,
 ) -> None:
     """Run an app to its end; whatever its ServerApp raises comes out here.
 
@@ -100,8 +105,13 @@ def simulate(
         num_supernodes: vehicles.
         engine: where they run.
         backend_config: {"workers": n} for the local engine; Flower's backend config for Ray.
+        verbose: show Flower's own log too.
     """
     from fl_app import engines
+
+    flower_log = logging.getLogger("flwr")
+    flower_log.setLevel(logging.DEBUG if verbose else logging.ERROR)
+    flower_log.propagate = False
 
     settings = app_settings(app_dir)
     config = {**_flatten(settings.get("config", {})), **run_config}
@@ -127,8 +137,7 @@ def command(
     verbose: Annotated[bool, typer.Option(help="Show Flower's own log.")] = False,
 ) -> None:
     """Run a Flower app with many vehicles on this machine."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("flwr").setLevel(logging.DEBUG if verbose else logging.ERROR)
+    _show_own_log()
     overrides = _overrides(app, run_config, data, resume)
     settings = _backend_settings(backend_config, ray_address)
     if backend and backend not in list(Engine):
@@ -139,7 +148,7 @@ def command(
         overrides["vehicles"] = num_supernodes
     if not (num_supernodes or vehicles):
         raise UsageError("--num-supernodes: say how many; this app's run config has no `vehicles`")
-    simulate(app, overrides, num_supernodes or vehicles, engine, settings)
+    simulate(app, overrides, num_supernodes or vehicles, engine, settings, verbose)
 
 
 def main() -> None:
@@ -179,6 +188,14 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _show_own_log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    own = logging.getLogger("convoy")
+    own.setLevel(logging.INFO)
+    own.handlers, own.propagate = [handler], False
 
 
 def _overrides(app: Path, run_config: list[str], data: str, resume: str) -> dict[str, Any]:

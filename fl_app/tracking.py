@@ -2,9 +2,12 @@
 
 import logging
 import math
+import os
+import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -89,9 +92,9 @@ class Tracker:
         """Set tags."""
         self._later(lambda: [self._client.set_tag(self.run_id, name, value) for name, value in values.items()])
 
-    def torch_model(self, model: Any, requirements: list[str]) -> None:
-        """Log the network in MLflow's PyTorch flavour, ready for `mlflow.pytorch.load_model`."""
-        self._later(self._log_torch_model, model, requirements)
+    def model(self, module: Any, input_shape: tuple[int, ...]) -> None:
+        """Log a torch module with one input and one output tensor in MLflow's PyTorch flavour, as a traced graph."""
+        self._later(self._log_model, module, input_shape)
 
     def finish(self, status: str) -> None:
         """Write everything out and close the run with FINISHED, FAILED or KILLED. Never raises."""
@@ -114,11 +117,12 @@ class Tracker:
 
     def _open(self, experiment: str, run_name: str, params: dict, artifacts: Path, run_id: str) -> str:
         began = time.thread_time()
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._client = MlflowClient(tracking_uri=self.uri)
         if not run_id:
             found = self._client.get_experiment_by_name(experiment)
@@ -138,9 +142,27 @@ class Tracker:
         for begin in range(0, len(rows), BATCH):
             self._client.log_batch(self.run_id, metrics=rows[begin : begin + BATCH])
 
-    def _log_torch_model(self, model: Any, requirements: list[str]) -> None:
-        import mlflow
+    def _log_model(self, module: Any, input_shape: tuple[int, ...]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            _save_flavour(module, input_shape, path)
+            self._client.log_artifacts(self.run_id, str(path), "model")
 
-        mlflow.set_tracking_uri(self.uri)
-        with mlflow.start_run(run_id=self.run_id):
-            mlflow.pytorch.log_model(model, name="model", pip_requirements=requirements)
+
+def _save_flavour(module: Any, input_shape: tuple[int, ...], path: Path) -> None:
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.pytorch.save_model(
+            module.eval(),
+            path,
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+            signature=ModelSignature(Schema([TensorSpec(np.dtype("float32"), input_shape)])),
+            input_example=np.zeros(input_shape, np.float32),
+            serialization_format="pt2",
+        )

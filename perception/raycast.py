@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32
 from numpy import ndarray
 
 MISS = -1
@@ -91,3 +91,15 @@ class RayScene:
         if self._scene is None:
             return np.zeros(len(rays), bool)
         return self._scene.test_occlusions(self._tensor(rays, np.float32), nthreads=1).numpy()
+
+
+def simplified(
+    vertices: Float[ndarray, "v 3"], faces: Int[ndarray, "f 3"], target: int
+) -> tuple[Float[ndarray, "w 3"], Int[ndarray, "g 3"]]:
+    """A mesh with about `target` triangles, by quadric edge collapse (Garland and Heckbert 1997); smaller ones stay."""
+    if len(faces) <= target:
+        return vertices, faces
+    o3d = _import_open3d()
+    mesh = o3d.geometry.TriangleMesh(o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(faces))
+    mesh = mesh.remove_duplicated_vertices().simplify_quadric_decimation(target)
+    return np.asarray(mesh.vertices), np.asarray(mesh.triangles)

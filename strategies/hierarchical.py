@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import Strategy
 from clients.messages import MessageError, count_bytes, decode_evaluate_reply, encode_request, to_record
 from strategies.aggregation import RULES, Arrays, RuleConfig, merge
 from strategies.gate import Cause, GateConfig
-from strategies.membership import changes, greet, wait_for_nodes
+from strategies.membership import NotEnoughVehicles, changes, greet, wait_for_nodes
 from strategies.profile import PROFILES, Profile
 from strategies.report import EvaluateReport, Loss, RoundReport, tally, weighted_metrics
 from strategies.rsu_round import Participation, RsuRound, error_loss, in_plan_order, plan_round
@@ -297,6 +297,9 @@ class Hierarchical(Strategy):
             nodes = wait_for_nodes(grid, config.vehicles, config.join_timeout_s)
             members, losses = greet(grid, nodes, config.join_timeout_s, config.gate.max_examples)
             self._new_losses += losses
+            if len(members) < config.rsus:
+                reasons = "; ".join(f"{loss.vehicle}: {loss.cause} {loss.detail}" for loss in losses[:5])
+                raise NotEnoughVehicles(f"{len(members)} vehicles for {config.rsus} RSUs; {reasons}")
             self.topology = assign(members, config.rsus)
             return
         gone, new = changes(self.topology, sorted(grid.get_node_ids()))

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from perception.datasets.town.layout import KERB_M, PAVEMENT_M, Block, Layout, Style
-from perception.datasets.town.mesh import Mesh, Surface, box, gable
+from perception.datasets.town.mesh import Coat, Mesh, Surface, box, gable
 from perception.labels import SEGMENT_ID
 
 BUILDING: Final = SEGMENT_ID["building"]
@@ -39,7 +39,7 @@ class Facades:
 
 
 @dataclass(frozen=True)
-class _Plot:
+class Plot:
     """A building's rectangle on the ground and the axis along its street."""
 
     centre_m: tuple[float, float]
@@ -47,7 +47,7 @@ class _Plot:
     along_x: bool
 
 
-def build(layout: Layout, rng: np.random.Generator) -> tuple[list[Mesh], Facades, list[_Plot]]:
+def build(layout: Layout, rng: np.random.Generator) -> tuple[list[Mesh], Facades, list[Plot]]:
     """All buildings of a town, their facades, and their plots."""
     meshes: list[Mesh] = []
     rows: list[dict[str, object]] = []
@@ -60,7 +60,7 @@ def build(layout: Layout, rng: np.random.Generator) -> tuple[list[Mesh], Facades
     return meshes, Facades(**columns), plots
 
 
-def _row(layout: Layout, block: Block, side: str, rng: np.random.Generator) -> list[_Plot]:
+def _row(layout: Layout, block: Block, side: str, rng: np.random.Generator) -> list[Plot]:
     """Plots along one side of a block, from its start to its end; corners belong to the sides along x."""
     west, south, east, north = block.rect_m
     along_x = side in "sn"
@@ -79,29 +79,28 @@ def _row(layout: Layout, block: Block, side: str, rng: np.random.Generator) -> l
         across = edge + (setback + depth / 2) * (1 if side in "sw" else -1)
         centre, size = (s + width / 2, across), (width, depth)
         if not empty:
-            plots.append(_Plot(centre if along_x else centre[::-1], size if along_x else size[::-1], along_x))
+            plots.append(Plot(centre if along_x else centre[::-1], size if along_x else size[::-1], along_x))
         s += width + gap
 
 
-def _building(plot: _Plot, style: Style, index: int, rng: np.random.Generator) -> tuple[list[Mesh], dict[str, object]]:
+def _building(plot: Plot, style: Style, index: int, rng: np.random.Generator) -> tuple[list[Mesh], dict[str, object]]:
     (x, y), (wx, wy) = plot.centre_m, plot.size_m
     floors = int(rng.integers(style.floors[0], style.floors[1] + 1))
     floor_m, bay_m = rng.uniform(2.8, 3.4), rng.uniform(2.0, 3.2)
     height = floors * floor_m + 0.5
     wall = np.clip(_WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.75, 1.15) + rng.normal(0, 0.02, 3), 0.04, 0.85)
     trim = _TRIMS[rng.integers(len(_TRIMS))]
-    facade = {"segment": BUILDING, "surface": Surface.FACADE, "owner": index}
-    parts = [box((x, y, KERB_M), (wx, wy, height), rgb=wall, **facade)]
-    roof = {"segment": BUILDING, "surface": Surface.ROOF, "owner": index}
+    parts = [box((x, y, KERB_M), (wx, wy, height), Coat(BUILDING, wall, Surface.FACADE, index))]
     tile = _TILES[rng.integers(len(_TILES))] * rng.uniform(0.8, 1.2)
     if rng.random() < style.gabled:
         size = (wx + (0.1 if plot.along_x else 0.8), wy + (0.8 if plot.along_x else 0.1), rng.uniform(1.8, 3.4))
-        parts.append(gable((x, y, KERB_M + height), size, plot.along_x, rgb=tile, **roof))
+        parts.append(gable((x, y, KERB_M + height), size, plot.along_x, Coat(BUILDING, tile, Surface.ROOF, index)))
     else:
-        cornice = {"segment": BUILDING, "rgb": trim * 0.9}
-        parts.append(box((x, y, KERB_M + height), (wx + 0.5, wy + 0.5, 0.35), **cornice))
+        parts.append(box((x, y, KERB_M + height), (wx + 0.5, wy + 0.5, 0.35), Coat(BUILDING, trim * 0.9)))
         if rng.random() < 0.5:
-            parts.append(box((x, y, KERB_M + height), (wx * 0.3, wy * 0.3, 2.4), rgb=wall * 0.8, **roof))
+            parts.append(
+                box((x, y, KERB_M + height), (wx * 0.3, wy * 0.3, 2.4), Coat(BUILDING, wall * 0.8, Surface.ROOF, index))
+            )
     row = {
         "origin_m": (x - wx / 2, y - wy / 2),
         "floor_m": floor_m,

@@ -41,9 +41,9 @@ class LightConfig:
 
     sun_azimuth_deg: float = 235.0
     sun_elevation_deg: float = 48.0
-    sun: float = 1.05
-    ambient: float = 0.5
-    visibility_m: float = 260.0
+    sun: float = 1.2
+    ambient: float = 0.46
+    visibility_m: float = 380.0
     noise: float = 2.0
 
 
@@ -67,7 +67,8 @@ class TownConfig:
         warmup_s: seconds of traffic before the first frame.
         block_m: mean distance between junctions.
         moving_per_region: moving vehicles in a region beside those that sense.
-        pedestrians_per_region, cyclists_per_region: walkers and riders in a region of weight 1.
+        pedestrians_per_100_m: walkers on 100 m of pavement, in a region of weight 1.
+        cyclists_per_region: riders in a region of weight 1.
         parked_share: share of kerbside slots that are taken, in a region of weight 1.
         min_box_height_px, min_box_pixels: an object with fewer visible rows or pixels gets no box. Both hold for
             images of 128 rows and scale with the image.
@@ -83,12 +84,12 @@ class TownConfig:
     test_share: float = 0.2
     size_px: tuple[int, int] = (128, 384)
     fov_deg: float = 80.0
-    rate_hz: float = 2.0
+    rate_hz: float = 1.0
     warmup_s: float = 8.0
     block_m: float = 58.0
     moving_per_region: int = 12
-    pedestrians_per_region: int = 44
-    cyclists_per_region: int = 9
+    pedestrians_per_100_m: float = 4.5
+    cyclists_per_region: int = 14
     parked_share: float = 0.4
     min_box_height_px: float = 8.0
     min_box_pixels: float = 24.0
@@ -109,10 +110,12 @@ PRESETS: Final[dict[str, TownConfig]] = {
         rsus=2,
         frames_per_vehicle=6,
         holdout_frames=4,
+        rate_hz=2.0,
         size_px=(64, 192),
         lidar=LidarConfig(beams=16, azimuths=256),
     ),
     "village": TownConfig(),
+    "street": TownConfig(vehicles=2, rsus=2, frames_per_vehicle=60, holdout_frames=12, rate_hz=10.0),
 }
 
 

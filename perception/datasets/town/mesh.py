@@ -27,6 +27,16 @@ class Surface(IntEnum):
     FENCE = 10
 
 
+@dataclass(frozen=True)
+class Coat:
+    """What a part's triangles share: semantic class, base colour (linear RGB, 0..1), kind of surface, owner."""
+
+    segment: int
+    rgb: tuple[float, ...] | Float[ndarray, "3"]
+    surface: Surface = Surface.PLAIN
+    owner: int = NOBODY
+
+
 @dataclass(frozen=True, eq=False)
 class Mesh:
     """Triangles with attributes.
@@ -60,24 +70,17 @@ class Mesh:
         return replace(self, owner=np.full(len(self), owner, np.int32))
 
 
-def mesh(
-    vertices: Float[ndarray, "v 3"],
-    faces: Int[ndarray, "f 3"],
-    segment: int,
-    rgb: Iterable[float],
-    surface: Surface = Surface.PLAIN,
-    owner: int = NOBODY,
-) -> Mesh:
-    """A mesh with one colour, class, surface and owner."""
+def mesh(vertices: Float[ndarray, "v 3"], faces: Int[ndarray, "f 3"], coat: Coat) -> Mesh:
+    """A mesh with one coat for all triangles."""
     n = len(faces)
-    colour = np.broadcast_to(np.asarray(tuple(rgb), np.float32), (n, 3)).copy()
+    colour = np.broadcast_to(np.asarray(coat.rgb, np.float32), (n, 3)).copy()
     return Mesh(
         np.asarray(vertices, np.float32),
         np.asarray(faces, np.int32),
-        np.full(n, surface, np.uint8),
-        np.full(n, segment, np.uint8),
+        np.full(n, coat.surface, np.uint8),
+        np.full(n, coat.segment, np.uint8),
         colour,
-        np.full(n, owner, np.int32),
+        np.full(n, coat.owner, np.int32),
     )
 
 
@@ -85,7 +88,7 @@ def merged(parts: Iterable[Mesh]) -> Mesh:
     """All parts as one mesh; an empty mesh for no parts."""
     parts = list(parts)
     if not parts:
-        return mesh(np.zeros((0, 3)), np.zeros((0, 3), int), 0, (0, 0, 0))
+        return mesh(np.zeros((0, 3)), np.zeros((0, 3), int), Coat(0, (0, 0, 0)))
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
     faces = [part.faces + np.int32(offset) for part, offset in zip(parts, offsets, strict=True)]
     join = lambda name: np.concatenate([getattr(part, name) for part in parts])  # noqa: E731
@@ -103,18 +106,18 @@ _PRISM = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0
 _PRISM_FACES = np.array([[0, 1, 5], [0, 5, 4], [2, 3, 4], [2, 4, 5], [3, 0, 4], [1, 2, 5]])
 
 
-def box(centre_m: Iterable[float], size_m: Iterable[float], **attributes) -> Mesh:  # type: ignore[no-untyped-def]
+def box(centre_m: Iterable[float], size_m: Iterable[float], coat: Coat) -> Mesh:
     """An upright box: `centre_m` is the centre of its base, `size_m` along x, y, z."""
-    return mesh(_CUBE * tuple(size_m) + tuple(centre_m), _CUBE_FACES, **attributes)
+    return mesh(_CUBE * tuple(size_m) + tuple(centre_m), _CUBE_FACES, coat)
 
 
-def gable(centre_m: Iterable[float], size_m: Iterable[float], along_x: bool, **attributes) -> Mesh:  # type: ignore[no-untyped-def]
+def gable(centre_m: Iterable[float], size_m: Iterable[float], along_x: bool, coat: Coat) -> Mesh:
     """A gable roof over a rectangle: `centre_m` is the centre of its base; the ridge runs along x, else along y."""
     shape = _PRISM if along_x else np.stack([-_PRISM[:, 1], _PRISM[:, 0], _PRISM[:, 2]], axis=1)
-    return mesh(shape * tuple(size_m) + tuple(centre_m), _PRISM_FACES, **attributes)
+    return mesh(shape * tuple(size_m) + tuple(centre_m), _PRISM_FACES, coat)
 
 
-def tube(start_m: Iterable[float], end_m: Iterable[float], radius_m: float, sides: int = 6, **attributes) -> Mesh:  # type: ignore[no-untyped-def]
+def tube(start_m: Iterable[float], end_m: Iterable[float], radius_m: float, sides: int, coat: Coat) -> Mesh:
     """The lateral surface of a cylinder from one point to another."""
     start, end = np.asarray(tuple(start_m), float), np.asarray(tuple(end_m), float)
     axis = (end - start) / np.linalg.norm(end - start)
@@ -125,7 +128,7 @@ def tube(start_m: Iterable[float], end_m: Iterable[float], radius_m: float, side
     i = np.arange(sides)
     j = (i + 1) % sides
     faces = np.concatenate([np.stack([i, j, j + sides], 1), np.stack([i, j + sides, i + sides], 1)])
-    return mesh(np.concatenate([start + ring, end + ring]), faces, **attributes)
+    return mesh(np.concatenate([start + ring, end + ring]), faces, coat)
 
 
 def _icosphere() -> tuple[Float[ndarray, "v 3"], Int[ndarray, "f 3"]]:
@@ -156,7 +159,7 @@ def _icosphere() -> tuple[Float[ndarray, "v 3"], Int[ndarray, "f 3"]]:
 _BALL, _BALL_FACES = _icosphere()
 
 
-def blob(centre_m: Iterable[float], radii_m: Iterable[float], rng: np.random.Generator, **attributes) -> Mesh:  # type: ignore[no-untyped-def]
+def blob(centre_m: Iterable[float], radii_m: Iterable[float], rng: np.random.Generator, coat: Coat) -> Mesh:
     """An ellipsoid with a rough surface: a lump of leaves."""
     rough = 1 + rng.uniform(-0.18, 0.18, (len(_BALL), 1))
-    return mesh(_BALL * rough * tuple(radii_m) + tuple(centre_m), _BALL_FACES, **attributes)
+    return mesh(_BALL * rough * tuple(radii_m) + tuple(centre_m), _BALL_FACES, coat)

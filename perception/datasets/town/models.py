@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,8 +11,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from perception.datasets.base import DataError
-from perception.datasets.town.mesh import Mesh, Surface, box, merged, mesh, tube
+from perception.datasets.town.mesh import Coat, Mesh, Surface, box, merged, mesh, tube
 from perception.labels import OBJECT_ID, SEGMENT_OF_OBJECT
+from perception.raycast import simplified
 
 VEHICLE, PEDESTRIAN, CYCLIST = (OBJECT_ID[name] for name in ("vehicle", "pedestrian", "cyclist"))
 _VEHICLE_SEGMENT, _PEDESTRIAN_SEGMENT, _CYCLIST_SEGMENT = SEGMENT_OF_OBJECT
@@ -20,10 +22,14 @@ _VEHICLE_SEGMENT, _PEDESTRIAN_SEGMENT, _CYCLIST_SEGMENT = SEGMENT_OF_OBJECT
 _FIRST: Final = (-1.0, 0.0, 0.0)
 _SECOND: Final = (-2.0, 0.0, 0.0)
 _TYRE: Final = (0.02, 0.02, 0.022)
+_PANE: Final = (0.03, 0.04, 0.05)
 _SKIN: Final = (0.5, 0.3, 0.21)
+_TYRE_TRIANGLES: Final = 144
+_PERSON_TRIANGLES: Final = 340
+_STRIDES: Final = 6
 _CAR_MATERIALS: Final = {
     "carmaterial_citrus": (_FIRST, Surface.PAINT),
-    "windows": ((0.03, 0.04, 0.05), Surface.GLASS),
+    "windows": (_PANE, Surface.GLASS),
     "lights": ((0.85, 0.85, 0.8), Surface.LAMP),
     "lights.red": ((0.6, 0.02, 0.02), Surface.LAMP),
     "lights.orange": ((0.7, 0.25, 0.02), Surface.LAMP),
@@ -74,7 +80,7 @@ def read_obj(name: str) -> dict[str, tuple[Float[ndarray, "v 3"], Float[ndarray,
             material = words[0]
         elif keyword == "f":
             corners = [int(word.split("/")[0]) - 1 for word in words]
-            fan = [(corners[0], b, c) for b, c in zip(corners[1:], corners[2:], strict=False)]
+            fan = [(corners[0], b, c) for b, c in pairwise(corners[1:])]
             faces.setdefault(material, []).extend(fan)
     points = np.array(vertices)[:, [2, 0, 1]]
     return {key: (points, np.array(triangles)) for key, triangles in faces.items()}
@@ -91,50 +97,50 @@ def _car(name: str) -> Mesh:
     parts = []
     for material, (vertices, faces) in read_obj(name).items():
         rgb, surface = _CAR_MATERIALS[material]
-        parts.append(mesh(vertices, faces, _VEHICLE_SEGMENT, rgb, surface))
+        limit = _TYRE_TRIANGLES if material == "tires" else len(faces)
+        parts.append(mesh(*simplified(vertices, faces, limit), Coat(_VEHICLE_SEGMENT, rgb, surface)))
     return _unit(merged(parts))
 
 
 def _wheels(xs: tuple[float, ...], half_width: float, radius: float) -> list[Mesh]:
-    wheels = []
+    wheels, rubber = [], Coat(_VEHICLE_SEGMENT, _TYRE)
     for x in xs:
         for y in (-half_width, half_width):
-            hub = tube((x, y - 0.12, radius), (x, y + 0.12, radius), radius, 10, segment=_VEHICLE_SEGMENT, rgb=_TYRE)
-            plate = box((x, y, 0.25 * radius), (1.4 * radius, 0.22, 1.4 * radius), segment=_VEHICLE_SEGMENT, rgb=_TYRE)
+            hub = tube((x, y - 0.12, radius), (x, y + 0.12, radius), radius, 10, rubber)
+            plate = box((x, y, 0.25 * radius), (1.4 * radius, 0.22, 1.4 * radius), rubber)
             wheels += [hub, plate]
     return wheels
 
 
 def _bus() -> Mesh:
-    paint = {"segment": _VEHICLE_SEGMENT, "rgb": _FIRST, "surface": Surface.PAINT}
-    glass = {"segment": _VEHICLE_SEGMENT, "rgb": (0.03, 0.04, 0.05), "surface": Surface.GLASS}
-    body = [box((0, 0, 0.35), (9.6, 2.46, 2.65), **paint), box((0, 0, 2.98), (6.0, 1.6, 0.2), **paint)]
-    panes = [box((-3.9 + 1.45 * i, 0, 1.35), (1.2, 2.52, 1.05), **glass) for i in range(6)]
-    panes += [box((4.75, 0, 1.2), (0.16, 2.2, 1.45), **glass), box((-4.75, 0, 1.6), (0.16, 2.0, 0.9), **glass)]
+    paint = Coat(_VEHICLE_SEGMENT, _FIRST, Surface.PAINT)
+    glass = Coat(_VEHICLE_SEGMENT, _PANE, Surface.GLASS)
+    body = [box((0, 0, 0.35), (9.6, 2.46, 2.65), paint), box((0, 0, 2.98), (6.0, 1.6, 0.2), paint)]
+    panes = [box((-3.9 + 1.45 * i, 0, 1.35), (1.2, 2.52, 1.05), glass) for i in range(6)]
+    panes += [box((4.75, 0, 1.2), (0.16, 2.2, 1.45), glass), box((-4.75, 0, 1.6), (0.16, 2.0, 0.9), glass)]
     lamps = [_lamp(4.78, 0.7, (0.85, 0.85, 0.8)), _lamp(-4.78, 0.8, (0.6, 0.02, 0.02))]
     return _unit(merged(body + panes + lamps + _wheels((-2.9, 2.9), 1.12, 0.48)))
 
 
 def _lorry() -> Mesh:
-    attributes = {"segment": _VEHICLE_SEGMENT, "surface": Surface.PAINT}
-    cab = box((2.6, 0, 0.5), (1.8, 2.2, 1.9), rgb=_FIRST, **attributes)
-    load = box((-0.95, 0, 0.75), (5.1, 2.35, 2.35), rgb=_SECOND, **attributes)
-    glass = {"segment": _VEHICLE_SEGMENT, "rgb": (0.03, 0.04, 0.05), "surface": Surface.GLASS}
-    panes = [box((3.46, 0, 1.45), (0.14, 2.0, 0.75), **glass), box((2.9, 0, 1.5), (0.8, 2.24, 0.65), **glass)]
-    frame = box((0, 0, 0.45), (6.6, 1.0, 0.3), segment=_VEHICLE_SEGMENT, rgb=(0.05, 0.05, 0.05))
+    cab = box((2.6, 0, 0.5), (1.8, 2.2, 1.9), Coat(_VEHICLE_SEGMENT, _FIRST, Surface.PAINT))
+    load = box((-0.95, 0, 0.75), (5.1, 2.35, 2.35), Coat(_VEHICLE_SEGMENT, _SECOND, Surface.PAINT))
+    glass = Coat(_VEHICLE_SEGMENT, _PANE, Surface.GLASS)
+    panes = [box((3.46, 0, 1.45), (0.14, 2.0, 0.75), glass), box((2.9, 0, 1.5), (0.8, 2.24, 0.65), glass)]
+    frame = box((0, 0, 0.45), (6.6, 1.0, 0.3), Coat(_VEHICLE_SEGMENT, (0.05, 0.05, 0.05)))
     lamps = [_lamp(3.49, 0.7, (0.85, 0.85, 0.8)), _lamp(-3.48, 0.75, (0.6, 0.02, 0.02))]
     return _unit(merged([cab, load, frame, *panes, *lamps, *_wheels((-2.2, 2.3), 1.05, 0.46)]))
 
 
 def _lamp(x: float, z: float, rgb: tuple[float, float, float]) -> Mesh:
-    attributes = {"segment": _VEHICLE_SEGMENT, "rgb": rgb, "surface": Surface.LAMP}
-    return merged([box((x, y, z), (0.06, 0.3, 0.22), **attributes) for y in (-0.9, 0.9)])
+    coat = Coat(_VEHICLE_SEGMENT, rgb, Surface.LAMP)
+    return merged([box((x, y, z), (0.06, 0.3, 0.22), coat) for y in (-0.9, 0.9)])
 
 
 def _person(segment: int) -> Mesh:
     """A standing person; trousers take the first colour and the shirt the second, by the height of a triangle."""
     vertices, faces = next(iter(read_obj("humanResting").values()))
-    body = _unit(mesh(vertices, faces, segment, _SKIN))
+    body = _unit(mesh(*simplified(vertices, faces, _PERSON_TRIANGLES), Coat(segment, _SKIN)))
     middle = body.vertices[body.faces].mean(axis=1)
     z, reach = middle[:, 2], np.abs(middle[:, 1])
     rgb = body.rgb.copy()
@@ -158,17 +164,17 @@ def _stride(body: Mesh, swing: float) -> Mesh:
 
 def _cyclist() -> Mesh:
     """A bicycle of tubes with a bent person on it."""
-    metal = {"segment": _CYCLIST_SEGMENT, "rgb": _FIRST}
-    rubber = {"segment": _CYCLIST_SEGMENT, "rgb": _TYRE}
+    metal = Coat(_CYCLIST_SEGMENT, _FIRST)
+    rubber = Coat(_CYCLIST_SEGMENT, _TYRE)
     parts = []
     for x in (-0.52, 0.52):
         angle = 2 * np.pi * np.arange(13) / 12
         rim = np.stack([x + 0.34 * np.cos(angle), np.zeros(13), 0.35 + 0.34 * np.sin(angle)], axis=1)
-        parts += [tube(a, b, 0.028, 4, **rubber) for a, b in zip(rim[:-1], rim[1:], strict=True)]
+        parts += [tube(a, b, 0.028, 4, rubber) for a, b in pairwise(rim)]
     hub, crank, seat, head = (-0.52, 0, 0.35), (-0.02, 0, 0.32), (-0.2, 0, 0.9), (0.38, 0, 0.88)
     for a, b in [(hub, crank), (crank, seat), (seat, head), (crank, head), (hub, seat), (head, (0.52, 0, 0.35))]:
-        parts.append(tube(a, b, 0.025, 5, **metal))
-    parts.append(tube((0.36, -0.27, 1.02), (0.36, 0.27, 1.02), 0.02, 5, **rubber))
+        parts.append(tube(a, b, 0.025, 5, metal))
+    parts.append(tube((0.36, -0.27, 1.02), (0.36, 0.27, 1.02), 0.02, 5, rubber))
     rider = _person(_CYCLIST_SEGMENT)
     points = rider.vertices * np.array([0.34, 0.5, 1.75])
     above = points[:, 2] - 0.92
@@ -182,9 +188,6 @@ def _cyclist() -> Mesh:
     moved = np.stack([x, 0.85 * points[:, 1], z], axis=1)
     parts.append(replace(rider, vertices=moved.astype(np.float32)))
     return _unit(merged(parts))
-
-
-_STRIDES: Final = 6
 
 
 @cache

@@ -5,22 +5,22 @@ import json
 import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import geometry
 from geometry import Frame
 from perception import raycast
-from perception.datasets.cache import cache_root, not_writable, write_frame
+from perception.datasets.cache import not_writable, write_frame
 from perception.datasets.town.config import TownConfig
 from perception.datasets.town.layout import plan_town
 from perception.datasets.town.scenery import Scenery, build_scenery
@@ -28,31 +28,43 @@ from perception.datasets.town.sensors import sense
 from perception.datasets.town.stage import Stage, set_stage
 from perception.datasets.town.traffic import SENSING_PER_REGION, plan_day, plan_holdout
 
+HOLDOUT: Final = -1
 FRAMES_WORTH_A_PROCESS: Final = 60
-CHUNK_FRAMES: Final = 8
+CHUNK_FRAMES: Final = 6
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One frame to be: the drive (a vehicle's number, or -1 for the holdout) and the frame's place in it."""
+    """One frame to be: the drive (a vehicle's number, or `HOLDOUT`) and the frame's place in it."""
 
     vehicle: int
     tick: int
 
 
-def seats(config: TownConfig) -> int:
-    """Vehicles that sense on one day; more vehicles than that drive on further days."""
-    return config.rsus * SENSING_PER_REGION
+@dataclass(frozen=True)
+class Store:
+    """Where the frames of a town lie: below `root`, in a folder named by a digest of all that decides their content."""
+
+    root: Path
+    config: TownConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.root / f"town-{_digest(self.config)}"
+
+    def path(self, shot: Shot) -> Path:
+        """The file of a frame. The holdout's frames depend on their number, a vehicle's do not."""
+        drive = f"vehicle-{shot.vehicle:04d}"
+        if shot.vehicle == HOLDOUT:
+            drive = f"holdout-{self.config.holdout_frames}"
+        return self.folder / drive / f"{shot.tick:05d}.npz"
+
+    def missing(self, shots: Sequence[Shot]) -> list[Shot]:
+        """The frames that are not there yet."""
+        return [shot for shot in shots if not self.path(shot).is_file()]
 
 
-def frame_path(config: TownConfig, shot: Shot) -> Path:
-    """Where a frame lies in the cache; the folder's name is a digest of all that decides its content."""
-    drive = f"vehicle-{shot.vehicle:04d}"
-    if shot.vehicle < 0:
-        drive = f"holdout-{config.holdout_frames}"
-    return cache_root() / f"town-{_digest(config)}" / drive / f"{shot.tick:05d}.npz"
-
-
+@lru_cache(maxsize=64)
 def _digest(config: TownConfig) -> str:
     """Digest of the configuration, of this generator's source and of the versions of what it draws on."""
     kept = {k: v for k, v in asdict(config).items() if k not in ("vehicles", "frames_per_vehicle", "holdout_frames")}
@@ -63,29 +75,42 @@ def _digest(config: TownConfig) -> str:
 def _generator_digest() -> str:
     sources = sorted(Path(__file__).parent.glob("*.py"))
     sources += [Path(raycast.__file__), *sorted(Path(geometry.__file__).parent.glob("*.py"))]
-    digest = hashlib.sha256("".join(version(name) for name in ("open3d", "sumo-data")).encode())
+    versions = " ".join(_version(name) for name in ("open3d", "open3d-cpu", "sumo-data"))
+    digest = hashlib.sha256(versions.encode())
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def seats(config: TownConfig) -> int:
+    """Vehicles that sense on one day; further vehicles drive on further days."""
+    return config.rsus * SENSING_PER_REGION
+
+
 def render(config: TownConfig, shot: Shot) -> Frame:
     """One frame, from nothing but the configuration."""
-    stage, seat = _stage(replace(config, vehicles=1), _day(config, shot))
-    source = f"town seed {config.seed}: " + (f"vehicle {shot.vehicle}" if shot.vehicle >= 0 else "holdout drive")
-    return sense(stage, config, shot.vehicle % seats(config) if seat else 0, shot.tick, f"{source}, frame {shot.tick}")
+    name = f"town (seed {config.seed}), " + ("holdout" if shot.vehicle == HOLDOUT else f"vehicle {shot.vehicle}")
+    seat = 0 if shot.vehicle == HOLDOUT else shot.vehicle % seats(config)
+    return sense(_stage(config, _day(config, shot)), config, seat, shot.tick, f"{name}, frame {shot.tick}")
 
 
 def _day(config: TownConfig, shot: Shot) -> int:
-    return -1 if shot.vehicle < 0 else shot.vehicle // seats(config)
+    return HOLDOUT if shot.vehicle == HOLDOUT else shot.vehicle // seats(config)
 
 
 @lru_cache(maxsize=2)
-def _stage(config: TownConfig, day: int) -> tuple[Stage, bool]:
-    """The stage of a day (-1 is the holdout's), and whether its vehicles have seats."""
+def _stage(config: TownConfig, day: int) -> Stage:
     scenery = _scenery(config)
-    plan = plan_holdout(scenery.layout, config) if day < 0 else plan_day(scenery.layout, config, day, config.frames_per_vehicle)  # fmt: skip
-    return set_stage(scenery, plan), day >= 0
+    if day == HOLDOUT:
+        return set_stage(scenery, plan_holdout(scenery.layout, config))
+    return set_stage(scenery, plan_day(scenery.layout, config, day, config.frames_per_vehicle))
 
 
 @lru_cache(maxsize=2)
@@ -93,58 +118,68 @@ def _scenery(config: TownConfig) -> Scenery:
     return build_scenery(plan_town(config), config.seed)
 
 
-def fill_cache(config: TownConfig, shots: Sequence[Shot], workers: int) -> None:
-    """Render the frames that the cache lacks. Several processes may ask for the same frames at once: one renders.
+def fill_store(store: Store, shots: Sequence[Shot], workers: int) -> None:
+    """Render the frames that the store lacks. Of several processes that want them at once, one renders.
 
     Raises:
-        DataError: the cache folder cannot be written.
+        DataError: the cache folder cannot be written, or sumo-data is missing.
     """
-    if not _missing(config, shots):
+    if not store.missing(shots):
         return
-    folder = frame_path(config, shots[0]).parent.parent
+    lock = FileLock(store.folder / ".lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            _render_all(config, _missing(config, shots), workers)
-    except OSError as error:
-        raise not_writable(folder, error) from error
-
-
-def _missing(config: TownConfig, shots: Sequence[Shot]) -> list[Shot]:
-    return [shot for shot in shots if not frame_path(config, shot).is_file()]
-
-
-def _render_all(config: TownConfig, shots: list[Shot], workers: int) -> None:
-    processes = min(workers, -(-len(shots) // FRAMES_WORTH_A_PROCESS))
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"town (seed {config.seed})", total=len(shots))
-        done = _in_processes(config, shots, processes) if processes > 1 else _here(config, shots)
+        store.folder.mkdir(parents=True, exist_ok=True)
         try:
-            for count in done:
+            lock.acquire(timeout=0)
+        except Timeout:
+            Console(stderr=True).print(f"town: waiting for another process that renders into {store.folder}")
+            lock.acquire()
+    except OSError as error:
+        raise not_writable(store.folder, error) from error
+    try:
+        _render_all(store, store.missing(shots), workers)
+    finally:
+        lock.release()
+
+
+def _render_all(store: Store, shots: list[Shot], workers: int) -> None:
+    processes = min(workers, -(-len(shots) // FRAMES_WORTH_A_PROCESS))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"rendering the town, seed {store.config.seed}", total=len(shots))
+        try:
+            for count in _in_processes(store, shots, processes) if processes > 1 else _here(store, shots):
                 progress.advance(task, count)
         except BrokenProcessPool:
-            warnings.warn("town: worker processes died (is the main script guarded by `if __name__ == '__main__'`?); rendering in this process instead", stacklevel=2)  # fmt: skip
-            for count in _here(config, _missing(config, shots)):
+            warnings.warn(_BROKEN, stacklevel=4)
+            for count in _here(store, store.missing(shots)):
                 progress.advance(task, count)
 
 
-def _here(config: TownConfig, shots: Sequence[Shot]) -> Iterator[int]:
+_BROKEN: Final = (
+    "the processes that render the town died (a main script needs `if __name__ == '__main__':` around what it does); "
+    "rendering in this process instead"
+)
+
+
+def _here(store: Store, shots: Sequence[Shot]) -> Iterator[int]:
     for shot in shots:
-        yield _render_chunk(config, [shot])
+        yield _render_chunk(store, [shot])
 
 
-def _in_processes(config: TownConfig, shots: list[Shot], processes: int) -> Iterator[int]:
-    """Chunks of one day's frames, so that a process seldom changes its stage."""
-    shots = sorted(shots, key=lambda shot: (_day(config, shot), shot.vehicle, shot.tick))
-    chunks = [shots[i : i + CHUNK_FRAMES] for i in range(0, len(shots), CHUNK_FRAMES)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        jobs: list[Future[int]] = [pool.submit(_render_chunk, config, chunk) for chunk in chunks]
-        for job in as_completed(jobs):
+def _in_processes(store: Store, shots: list[Shot], processes: int) -> Iterator[int]:
+    """Chunks in the order of days, so that a process seldom changes its stage."""
+    ordered = sorted(shots, key=lambda shot: (_day(store.config, shot), shot.vehicle, shot.tick))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    try:
+        chunks = [ordered[i : i + CHUNK_FRAMES] for i in range(0, len(ordered), CHUNK_FRAMES)]
+        for job in as_completed([pool.submit(_render_chunk, store, chunk) for chunk in chunks]):
             yield job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _render_chunk(config: TownConfig, shots: Sequence[Shot]) -> int:
+def _render_chunk(store: Store, shots: Sequence[Shot]) -> int:
     for shot in shots:
-        write_frame(frame_path(config, shot), render(config, shot))
+        write_frame(store.path(shot), render(store.config, shot))
     return len(shots)

@@ -10,8 +10,8 @@ from numpy import ndarray
 from perception.datasets.town.layout import JUNCTION_M, LANE_M, Layout, Node
 
 STEP_M: Final = 0.5
-CAR_OFFSET_M: Final = 0.5 * LANE_M
-CYCLE_OFFSET_M: Final = LANE_M - 0.35
+CAR_OFFSET_M: Final = 1.55
+CYCLE_OFFSET_M: Final = LANE_M - 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def path_through(points_m: Float[ndarray, "n 2"], junctions: tuple = ()) -> Path
 
 
 def lane_path(layout: Layout, nodes: list[Node], offset_m: float) -> Path:
-    """The right-hand lane over a list of neighbouring junctions, `offset_m` from the axis, turns as quadratic curves."""
+    """The right-hand lane over neighbouring junctions, `offset_m` from the axis; turns are quadratic curves."""
     corners = [layout.at(node) for node in nodes]
     pieces, junctions, count = [], [], 0
     for k in range(len(nodes) - 1):
@@ -70,7 +70,9 @@ def lane_path(layout: Layout, nodes: list[Node], offset_m: float) -> Path:
     return path_through(np.concatenate(pieces), tuple(junctions))
 
 
-def wander(layout: Layout, start: tuple[Node, Node], allowed: set[Node], edges: int, rng: np.random.Generator) -> list[Node]:  # fmt: skip
+def wander(
+    layout: Layout, start: tuple[Node, Node], allowed: set[Node], edges: int, rng: np.random.Generator
+) -> list[Node]:
     """A walk over junctions that never turns back, of `edges` streets; the start is a street with a direction.
 
     The first k junctions do not depend on `edges`.

@@ -1,11 +1,12 @@
 """What stands still in every drive: ground, kerbs, buildings, trees, street furniture."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
 
-from perception.datasets.town.buildings import Facades, build
+from perception.datasets.town.buildings import Facades, Plot, build
 from perception.datasets.town.layout import (
     HALF_ROAD_M,
     JUNCTION_M,
@@ -16,7 +17,7 @@ from perception.datasets.town.layout import (
     Layout,
     Style,
 )
-from perception.datasets.town.mesh import Mesh, Surface, blob, box, merged, mesh, tube
+from perception.datasets.town.mesh import Coat, Mesh, Surface, blob, box, merged, mesh, tube
 from perception.labels import SEGMENT_ID
 
 ROAD, PAVEMENT, VEGETATION, POLE, SIGN, FENCE = (
@@ -55,31 +56,27 @@ def _ground(layout: Layout) -> Mesh:
     out = OUTSKIRTS_M + 80
     x0, x1, y0, y1 = layout.xs_m[0] - out, layout.xs_m[-1] + out, layout.ys_m[0] - out, layout.ys_m[-1] + out
     corners = np.array([[x0, y0, 0], [x1, y0, 0], [x1, y1, 0], [x0, y1, 0]])
-    return mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]), ROAD, (0.1, 0.1, 0.105), Surface.ROAD)
+    return mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]), Coat(ROAD, (0.1, 0.1, 0.105), Surface.ROAD))
 
 
 def _island(block: Block) -> list[Mesh]:
     """The kerbed slab of a block: pavement along the streets, a lawn inside."""
     west, south, east, north = block.rect_m
     p = PAVEMENT_M
-    inner = [
+    inner = (
         west + p * ("w" in block.sides),
         south + p * ("s" in block.sides),
         east - p * ("e" in block.sides),
         north - p * ("n" in block.sides),
-    ]
-    slab = _slab((west, south, east, north), 0.0, KERB_M)
-    lawn = _slab(inner, 0.0, KERB_M + 0.03)
-    return [
-        mesh(*slab, PAVEMENT, (0.33, 0.31, 0.29), Surface.PAVEMENT),
-        mesh(*lawn, VEGETATION, (0.13, 0.22, 0.05), Surface.LAWN),
-    ]
+    )
+    pavement = Coat(PAVEMENT, (0.33, 0.31, 0.29), Surface.PAVEMENT)
+    lawn = Coat(VEGETATION, (0.13, 0.22, 0.05), Surface.LAWN)
+    return [_slab(block.rect_m, KERB_M, pavement), _slab(inner, KERB_M + 0.03, lawn)]
 
 
-def _slab(rect: tuple[float, ...] | list[float], low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+def _slab(rect: tuple[float, float, float, float], height_m: float, coat: Coat) -> Mesh:
     west, south, east, north = rect
-    shape = box(((west + east) / 2, (south + north) / 2, low), (east - west, north - south, high - low), segment=0, rgb=(0,))  # fmt: skip
-    return shape.vertices, shape.faces
+    return box(((west + east) / 2, (south + north) / 2, 0.0), (east - west, north - south, height_m), coat)
 
 
 def side_line(block: Block, side: str, inset_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,7 +112,7 @@ def _roadside(layout: Layout, block: Block, side: str, rng: np.random.Generator)
     return parts
 
 
-def _garden(layout: Layout, plot, rng: np.random.Generator) -> list[Mesh]:  # type: ignore[no-untyped-def]
+def _garden(layout: Layout, plot: Plot, rng: np.random.Generator) -> list[Mesh]:
     """What grows and stands around a house: a tree or a bush, a fence or a hedge towards the street."""
     style: Style = layout.style_at(*plot.centre_m)
     (x, y), (wx, wy) = plot.centre_m, plot.size_m
@@ -138,13 +135,13 @@ def _garden(layout: Layout, plot, rng: np.random.Generator) -> list[Mesh]:  # ty
 
 def _fence(centre: tuple[float, float], size: tuple[float, float], rng: np.random.Generator) -> Mesh:
     rgb = np.array([[0.55, 0.5, 0.42], [0.3, 0.18, 0.1], [0.6, 0.6, 0.58]])[rng.integers(3)]
-    return box((*centre, KERB_M), (*size, rng.uniform(0.9, 1.5)), segment=FENCE, rgb=rgb, surface=Surface.FENCE)
+    return box((*centre, KERB_M), (*size, rng.uniform(0.9, 1.5)), Coat(FENCE, rgb, Surface.FENCE))
 
 
 def _hedge(centre: tuple[float, float], size: tuple[float, float], rng: np.random.Generator) -> Mesh:
     rgb = _LEAVES[rng.integers(len(_LEAVES))] * 0.9
     height = rng.uniform(0.9, 1.6)
-    return box((*centre, KERB_M), (*size, height), segment=VEGETATION, rgb=rgb, surface=Surface.FOLIAGE)
+    return box((*centre, KERB_M), (*size, height), Coat(VEGETATION, rgb, Surface.FOLIAGE))
 
 
 def _tree(spot: np.ndarray, height: float, rng: np.random.Generator) -> list[Mesh]:
@@ -152,12 +149,12 @@ def _tree(spot: np.ndarray, height: float, rng: np.random.Generator) -> list[Mes
     x, y = spot
     rgb = _LEAVES[rng.integers(len(_LEAVES))] * rng.uniform(0.8, 1.25)
     radius = height * rng.uniform(0.26, 0.36)
-    leaves = {"segment": VEGETATION, "surface": Surface.FOLIAGE, "rgb": rgb}
-    parts = [tube((x, y, KERB_M), (x, y, 0.6 * height), 0.14, 5, segment=VEGETATION, rgb=_BARK)]
+    leaves = Coat(VEGETATION, rgb, Surface.FOLIAGE)
+    parts = [tube((x, y, KERB_M), (x, y, 0.6 * height), 0.14, 5, Coat(VEGETATION, _BARK))]
     for k in range(3):
         dx, dy = rng.normal(0, 0.35 * radius, 2)
         centre = (x + dx, y + dy, height * (0.58 + 0.17 * k))
-        parts.append(blob(centre, (radius * (1 - 0.2 * k), radius * (1 - 0.2 * k), 0.28 * height), rng, **leaves))
+        parts.append(blob(centre, (radius * (1 - 0.2 * k), radius * (1 - 0.2 * k), 0.28 * height), rng, leaves))
     return parts
 
 
@@ -165,12 +162,12 @@ def _lamp(spot: np.ndarray, outward: np.ndarray, rng: np.random.Generator) -> Me
     x, y = spot
     height = rng.uniform(5.2, 6.8)
     tip = (x + 1.3 * outward[0], y + 1.3 * outward[1], height + 0.25)
-    steel = {"segment": POLE, "rgb": _STEEL}
-    head = box((tip[0], tip[1], tip[2] - 0.08), (0.45, 0.45, 0.14), segment=POLE, rgb=(0.55, 0.55, 0.5))
+    steel = Coat(POLE, _STEEL)
+    head = box((tip[0], tip[1], tip[2] - 0.08), (0.45, 0.45, 0.14), Coat(POLE, (0.55, 0.55, 0.5)))
     return merged([
-        tube((x, y, KERB_M), (x, y, 1.1), 0.13, 6, **steel),
-        tube((x, y, 1.0), (x, y, height), 0.085, 6, **steel),
-        tube((x, y, height), tip, 0.06, 5, **steel),
+        tube((x, y, KERB_M), (x, y, 1.1), 0.13, 6, steel),
+        tube((x, y, 1.0), (x, y, height), 0.085, 6, steel),
+        tube((x, y, height), tip, 0.06, 5, steel),
         head,
     ])  # fmt: skip
 
@@ -184,9 +181,9 @@ def _sign(spot: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> list
     size = (thin, wide, wide) if abs(along[0]) > 0.5 else (wide, thin, wide)
     rim = tuple(1.15 * side if side > thin else 0.8 * thin for side in size)
     return [
-        tube((x, y, KERB_M), (x, y, height + 0.2), 0.045, 5, segment=POLE, rgb=_STEEL),
-        box((x, y, height - 0.07 * wide), rim, segment=SIGN, rgb=(0.75, 0.75, 0.75)),
-        box((x, y, height), size, segment=SIGN, rgb=rgb),
+        tube((x, y, KERB_M), (x, y, height + 0.2), 0.045, 5, Coat(POLE, _STEEL)),
+        box((x, y, height - 0.07 * wide), rim, Coat(SIGN, (0.75, 0.75, 0.75))),
+        box((x, y, height), size, Coat(SIGN, rgb)),
     ]
 
 
@@ -196,7 +193,7 @@ def _corner_signs(layout: Layout, block: Block, rng: np.random.Generator) -> lis
         return []
     west, south, east, north = block.rect_m
     parts: list[Mesh] = []
-    for x, y in [(west + 0.7, south + 0.7), (east - 0.7, south + 0.7), (east - 0.7, north - 0.7), (west + 0.7, north - 0.7)]:  # fmt: skip
+    for x, y in product((west + 0.7, east - 0.7), (south + 0.7, north - 0.7)):
         if rng.random() < 0.5 * layout.style_at(x, y).signs:
             axis = np.array([1.0, 0.0]) if rng.random() < 0.5 else np.array([0.0, 1.0])
             parts += _sign(np.array([x, y]), axis, rng)

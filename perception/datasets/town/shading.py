@@ -16,6 +16,7 @@ from perception.datasets.town.mesh import Surface
 _HORIZON: Final = np.array([0.72, 0.78, 0.84], np.float32)
 _ZENITH: Final = np.array([0.2, 0.38, 0.72], np.float32)
 _SUN_RGB: Final = np.array([1.0, 0.95, 0.86], np.float32)
+_SKEW: Final = np.array([[0.6, 0.64, 0.48], [-0.8, 0.48, 0.36], [0.0, -0.6, 0.8]], np.float32)
 _SKYLIGHT_RGB: Final = np.array([0.86, 0.94, 1.08], np.float32)
 
 
@@ -55,12 +56,10 @@ def sky(ray: Float32[ndarray, "n 3"]) -> Float32[ndarray, "n 3"]:
     """Light of the sky along unit directions [n, 3]: paler to the horizon, with clouds on a plane overhead."""
     up = np.clip(ray[:, 2], 0.0, 1.0)
     blue = _HORIZON + (_ZENITH - _HORIZON) * np.sqrt(up)[:, None]
-    reach = 0.6 / np.maximum(up + 0.12, 0.05)
-    cloud = (
-        _noise(ray[:, 0] * reach, ray[:, 1] * reach, 0.9) * 0.65
-        + _noise(ray[:, 0] * reach, ray[:, 1] * reach, 3.1) * 0.35
-    )
-    cover = np.clip((cloud - 0.5) * 4.0, 0.0, 0.85)[:, None] * np.clip(up * 6, 0, 1)[:, None]
+    reach = 0.5 / (up + 0.25)
+    x, y = ray[:, 0] * reach, ray[:, 1] * reach
+    cloud = 0.6 * _noise(x, y, 1.3) + 0.28 * _noise(x, y, 3.7) + 0.12 * _noise(x, y, 9.0)
+    cover = np.clip((cloud - 0.5) * 3.5, 0.0, 0.8)[:, None] * np.clip(up * 3, 0, 1)[:, None]
     return blue + (np.float32(0.93) - blue) * cover
 
 
@@ -69,8 +68,9 @@ def shade(
 ) -> Float32[ndarray, "n 3"]:
     """Lambert's law under sun and sky, a gloss on paint and glass, and haze (Koschmieder's law) with distance."""
     albedo = textured(points, facades, layout)
-    sun = np.clip(np.einsum("nc,c->n", points.normal, sun_direction(light)), 0, None) * ~shadowed * light.sun
-    ambient = light.ambient * (0.72 + 0.28 * points.normal[:, 2])
+    normal = _ruffled(points)
+    sun = np.clip(np.einsum("nc,c->n", normal, sun_direction(light)), 0, None) * ~shadowed * light.sun
+    ambient = light.ambient * (0.72 + 0.28 * normal[:, 2])
     colour = albedo * (sun[:, None] * _SUN_RGB + ambient[:, None] * _SKYLIGHT_RGB)
     glossy = (points.surface == Surface.PAINT) | (points.surface == Surface.GLASS)
     colour[glossy] += _gloss(points.where(glossy))
@@ -78,6 +78,16 @@ def shade(
     colour[lamps] += 0.35 * points.rgb[lamps]
     haze = np.exp(-points.distance_m / np.float32(light.visibility_m))[:, None]
     return colour * haze + _HORIZON * (1 - haze)
+
+
+def _ruffled(points: Points) -> Float32[ndarray, "n 3"]:
+    """Normals, with those of foliage turned at random leaf by leaf."""
+    normal = points.normal.copy()
+    leaves = points.surface == Surface.FOLIAGE
+    turn = [_lattice(points.position_m[leaves] + np.float32(shift), 0.28) for shift in (0.0, 31.0, 57.0)]
+    normal[leaves] += 1.3 * (np.stack(turn, axis=1) - 0.5)
+    normal[leaves] /= np.maximum(np.linalg.norm(normal[leaves], axis=1, keepdims=True), np.float32(1e-6))
+    return normal
 
 
 def _gloss(points: Points) -> Float32[ndarray, "n 3"]:
@@ -133,6 +143,12 @@ def _hash(*keys: Int32[ndarray, "n"]) -> Float32[ndarray, "n"]:
     return ((total >> np.uint32(8)) & np.uint32(0xFFFF)).astype(np.float32) / np.float32(65535)
 
 
+def _lattice(position_m: Float32[ndarray, "n 3"], cell_m: float) -> Float32[ndarray, "n"]:
+    """A number in 0..1 for each cubic cell of a lattice that is askew to everything."""
+    i, j, k = np.floor(np.einsum("ij,nj->in", _SKEW, position_m) / np.float32(cell_m)).astype(np.int32)
+    return _hash(i, j, k)
+
+
 def _near(points: Points, scale_m: float) -> Float32[ndarray, "n"]:
     """1 near the viewer, falling to 0: how much of a fine texture is still resolved."""
     return np.clip(1.3 - points.distance_m / scale_m, 0, 1)
@@ -184,19 +200,16 @@ def _lawn(points: Points) -> Float32[ndarray, "n 3"]:
 
 
 def _roof(points: Points) -> Float32[ndarray, "n 3"]:
-    rows = np.mod(points.position_m[:, 2], 0.35) < 0.09
-    tone = (
-        1
-        - 0.35 * rows * _near(points, 40)
-        + 0.3 * (_noise(points.position_m[:, 0], points.position_m[:, 1], 1.0) - 0.5)
-    )
+    x, y, z = points.position_m.T
+    course = (np.mod(z, 0.35) < 0.09) * _near(points, 40)
+    tone = 1 - 0.35 * course + 0.3 * (_noise(x, y, 1.0) - 0.5)
     return points.rgb * tone[:, None]
 
 
 def _foliage(points: Points) -> Float32[ndarray, "n 3"]:
-    x, y, z = points.position_m.T
-    leaf = _noise(x + 0.7 * z, y + 1.3 * z, 1.6) + 0.6 * _noise(x - z, y + z, 5.0) * _near(points, 40)
-    return points.rgb * (0.25 + 1.05 * leaf)[:, None]
+    fine = (_lattice(points.position_m, 0.09) - 0.5) * _near(points, 20)
+    tone = 0.72 + 0.4 * (_lattice(points.position_m, 0.37) - 0.5) + 0.5 * (_lattice(points.position_m, 0.19) - 0.5)
+    return points.rgb * np.clip(tone + 0.7 * fine, 0.15, None)[:, None]
 
 
 def _fence(points: Points) -> Float32[ndarray, "n 3"]:

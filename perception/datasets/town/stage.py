@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped
 from numpy import ndarray
 
 from perception.datasets.town.mesh import Mesh, merged
 from perception.datasets.town.models import place
 from perception.datasets.town.scenery import Scenery
 from perception.datasets.town.traffic import Day
-from perception.raycast import MISS, Hits, RayScene
+from perception.raycast import Hits, RayScene
 
-NEARBY_M: Final = 85.0
+# How far vehicles, pedestrians and cyclists are shown; a person is 6 pixels high at 65 m in an image of 128 rows.
+REACH_M: Final = (90.0, 65.0, 65.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,20 +35,30 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One instant: the standing mesh with the movers near a viewer behind it, and an index of each part."""
+    """One instant: what stands and what moves near a viewer, and an index of each.
 
-    mesh: Mesh
-    standing: RayScene
-    moving: RayScene
-    moving_from: int
+    A face number below `len(standing)` names a triangle of `standing`, any other one of `moving`.
+    """
+
+    standing: Mesh
+    moving: Mesh
+    standing_scene: RayScene
+    moving_scene: RayScene
 
     def cast(self, rays: Float32[ndarray, "n 6"]) -> Hits:
-        """First hits in either part; faces index `mesh`."""
-        return self.standing.cast(rays).nearer(self.moving.cast(rays), self.moving_from)
+        """First hits in either part."""
+        return self.standing_scene.cast(rays).nearer(self.moving_scene.cast(rays), len(self.standing))
 
     def occluded(self, rays: Float32[ndarray, "n 6"]) -> Bool[ndarray, "n"]:
         """Whether anything lies along each ray."""
-        return self.standing.occluded(rays) | self.moving.occluded(rays)
+        return self.standing_scene.occluded(rays) | self.moving_scene.occluded(rays)
+
+    def attribute(self, name: str, face: Int32[ndarray, "n"]) -> Shaped[ndarray, "n ..."]:
+        """A `Mesh` attribute ("surface", "segment", "rgb", "owner") of triangles; for a miss (-1), any value."""
+        moves = face >= len(self.standing)
+        values = getattr(self.standing, name)[np.where(moves, 0, face)]
+        values[moves] = getattr(self.moving, name)[face[moves] - len(self.standing)]
+        return values
 
 
 def set_stage(scenery: Scenery, day: Day) -> Stage:
@@ -61,26 +72,30 @@ def moment(stage: Stage, tick: int, viewer: int) -> Moment:
     """The instant of sampled time `tick` as seen from actor `viewer`, who is not in it."""
     day = stage.day
     here = day.actors[viewer].track[tick, :2]
-    movers = [
-        i
-        for i in range(day.parked, len(day.actors))
-        if i != viewer and np.hypot(*(day.actors[i].track[tick, :2] - here)) < NEARBY_M
-    ]
-    moving = merged([_placed(day, i, tick) for i in movers])
-    everything = merged([stage.standing, moving])
-    return Moment(everything, stage.scene, RayScene(moving.vertices, moving.faces), len(stage.standing))
+    spots = np.array([actor.track[tick, :2] for actor in day.actors[day.parked :]])
+    reach = np.array([REACH_M[actor.model.label] for actor in day.actors[day.parked :]])
+    near = np.flatnonzero(((spots - here) ** 2).sum(axis=1) < reach**2) + day.parked
+    moving = merged([_placed(day, int(i), tick) for i in near if i != viewer])
+    return Moment(stage.standing, moving, stage.scene, RayScene(moving.vertices, moving.faces))
 
 
-def cuboids(stage: Stage, tick: int) -> Float[ndarray, "a 7"]:
-    """Centre, size and yaw of every actor at a sampled time, in the order of track ids."""
+def cuboids(stage: Stage, ids: Int64[ndarray, "a"], tick: int) -> Float[ndarray, "a 7"]:
+    """Centre, size and yaw of the actors with these track ids at a sampled time."""
     day = stage.day
-    return np.stack([actor.cuboid(0 if i < day.parked else tick) for i, actor in enumerate(day.actors)])
+    rows = [day.actors[i].cuboid(0 if i < day.parked else tick) for i in ids]
+    return np.array(rows, float).reshape(-1, 7)
+
+
+def rays_from(
+    origin: Float[ndarray, "3"] | Float[ndarray, "n 3"], directions: Float[ndarray, "n 3"]
+) -> Float32[ndarray, "n 6"]:
+    """Rays for casting, from one origin or one each."""
+    rays = np.empty((len(directions), 6), np.float32)
+    rays[:, :3], rays[:, 3:] = origin, directions
+    return rays
 
 
 def _placed(day: Day, index: int, tick: int) -> Mesh:
     actor = day.actors[index]
     pose = actor.track[tick]
     return place(actor.model, actor.size_m, actor.colours, pose[:4], float(pose[4])).owned_by(index)
-
-
-__all__ = ["MISS", "Moment", "Stage", "cuboids", "moment", "set_stage"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -200,9 +201,9 @@ def _in_junction(layout: Layout, spot: Float[ndarray, "2"], along: Float[ndarray
 def _walkers(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.random.Generator) -> list[Actor]:
     """People on the pavements, each to and fro along one side of a block."""
     actors = []
-    for block, side, middle in _sides(layout):
-        mean = config.pedestrians_per_region * layout.style_at(*middle).pedestrians / SIDES_PER_REGION
-        for _ in range(rng.poisson(mean)):
+    for block, side, middle, length in _sides(layout):
+        density = config.pedestrians_per_100_m / 100 * layout.style_at(*middle).pedestrians
+        for _ in range(rng.poisson(density * length)):
             near, far = sorted(rng.uniform(0.95, 2.6, 2))
             (a, b, _), (c, d, _) = side_line(block, side, near), side_line(block, side, max(far, near + 0.3))
             trim = 1.0 * (b - a) / np.linalg.norm(b - a)
@@ -225,7 +226,7 @@ def _riders(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.random
         count = round(config.cyclists_per_region * layout.style_at(*layout.rsus_m[region]).cyclists)
         for _ in range(count):
             a = nodes[int(rng.integers(len(nodes)))]
-            b = [n for n in neighbours(layout, a) if n in nodes][0]
+            b = next(n for n in neighbours(layout, a) if n in nodes)
             route = wander(layout, (a, b), set(nodes), 60, np.random.default_rng(rng.integers(2**31)))
             path: Path = lane_path(layout, route, CYCLE_OFFSET_M)
             model, size, colours = _person_look("cyclist", rng)
@@ -234,20 +235,18 @@ def _riders(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.random
     return actors
 
 
-SIDES_PER_REGION: Final = 24
-
-
-def _sides(layout: Layout) -> Iterator[tuple[Block, str, Float[ndarray, "2"]]]:
+def _sides(layout: Layout) -> Iterator[tuple[Block, str, Float[ndarray, "2"], float]]:
+    """Every side of a block that faces a street, with its middle and its length."""
     for block in layout.blocks():
         for side in block.sides:
             start, end, _ = side_line(block, side, 0.0)
-            yield block, side, (start + end) / 2
+            yield block, side, (start + end) / 2, float(np.linalg.norm(end - start))
 
 
 def _dense(corners: Float[ndarray, "n 2"]) -> Float[ndarray, "m 2"]:
     """Points about every 0.4 m along a polygon."""
     pieces = []
-    for a, b in zip(corners[:-1], corners[1:], strict=True):
+    for a, b in pairwise(corners):
         n = max(int(np.linalg.norm(b - a) / 0.4), 1)
         pieces.append(a + (b - a) * (np.arange(n) / n)[:, None])
     return np.concatenate([*pieces, corners[-1:]])

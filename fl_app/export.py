@@ -1,0 +1,22 @@
+"""The trained network as one graph of plain tensors, for runtimes that know nothing of Convoy."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from perception.detector import Detector
+
+
+class StackedMaps(nn.Module):
+    """The detector with its outputs stacked along channels, all at stride 4.
+
+    In this order: class heatmap logits (`labels.OBJECTS`), sizes (2), offsets (2), segment logits (`labels.SEGMENTS`).
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h4 w4"]:
+        out = self.detector(images)
+        return torch.cat([out.heatmaps, out.sizes, out.offsets, out.segments], dim=1)
