@@ -1,10 +1,12 @@
 """Frames on disk: one compressed file a frame, written whole or not at all, checked when read."""
 
+import io
 import os
 import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -61,14 +63,14 @@ def read_frame(path: Path) -> Frame:
         raise CorruptFrame(f"{path}: not a readable frame ({error}); delete it to have it generated again") from error
 
 
-def _pack(file, frame: Frame) -> None:  # type: ignore[no-untyped-def]
-    """Write a zip of .npy members that `np.load` reads; compression level 1 is three times as fast as numpy's 6."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+def _pack(file: IO[bytes], frame: Frame) -> None:
+    """Write a zip of .npy members that `np.load` reads; level 1 is three times as fast as the 6 of numpy.savez."""
+    with zipfile.ZipFile(file, "w") as archive:
         for key, value in _arrays(frame).items():
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, np.asarray(value), allow_pickle=False)
             member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            member.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(member, "w") as stream:
-                np.lib.format.write_array(stream, np.asarray(value), allow_pickle=False)
+            archive.writestr(member, stream.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
 
 
 def _arrays(frame: Frame) -> dict[str, np.ndarray]:

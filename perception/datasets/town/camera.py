@@ -14,7 +14,7 @@ from perception.raycast import MISS, Hits
 
 # Offsets (in pixels, x then y) of the extra rays through a pixel that lies on an edge: a rotated grid.
 _EXTRA_PX: Final = ((-0.33, -0.11), (0.11, -0.33), (0.33, 0.11), (-0.11, 0.33))
-_EDGE: Final = 0.07
+_EDGE: Final = 0.09
 _GAMMA: Final = 1 / 2.2
 _LIFT_M: Final = 0.02
 

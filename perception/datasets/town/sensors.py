@@ -16,7 +16,8 @@ from perception.datasets.town.stage import Moment, Stage, moment, rays_from
 CAMERA_MOUNT_M: Final = (0.9, 0.0, 1.5)
 LIDAR_MOUNT_M: Final = (0.0, 0.0, 1.85)
 PRINCIPAL_ROW: Final = 0.46
-RANGE_STEPS_PER_M: Final = 1024.0
+DEPTH_STEPS_PER_M: Final = 1024.0
+POINT_STEPS_PER_M: Final = 512.0
 NEAREST_M: Final = 1.0
 CAM_FROM_BODY_AXES: Final = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 LIDAR_FROM_CAM: Final = SE3(CAM_FROM_BODY_AXES.T, np.array(CAMERA_MOUNT_M) - np.array(LIDAR_MOUNT_M))
@@ -30,7 +31,7 @@ def sense(stage: Stage, config: TownConfig, vehicle: int, tick: int, source: str
     camera = mounted_camera(config, stage.day.actors[viewer].track[tick])
     origin, directions = camera.rays_world()
     hits = now.cast(rays_from(origin, directions.reshape(-1, 3)))
-    depth_m = np.round(hits.t * RANGE_STEPS_PER_M) / RANGE_STEPS_PER_M
+    depth_m = np.round(hits.t * DEPTH_STEPS_PER_M) / DEPTH_STEPS_PER_M
     return Frame(
         timestamp_s=float(stage.day.times_s[tick]),
         camera=camera,
@@ -64,12 +65,12 @@ def _scan(now: Moment, world_from_lidar: SE3, lidar: LidarConfig, rng: np.random
     noise = rng.normal(0, lidar.noise_m, len(directions))
     speckle = rng.normal(0, 0.03, len(directions))
     kept = (hits.t > NEAREST_M) & (hits.t < lidar.range_m) & (rng.random(len(directions)) >= lidar.dropout)
-    measured = np.round((hits.t + noise)[kept] * RANGE_STEPS_PER_M) / RANGE_STEPS_PER_M
+    measured = (hits.t + noise)[kept]
     normal = hits.normal[kept] / np.maximum(np.linalg.norm(hits.normal[kept], axis=1, keepdims=True), 1e-12)
     incidence = np.abs(np.einsum("nc,nc->n", normal, turned[kept]))
     brightness = now.attribute("rgb", hits.face[kept]).mean(axis=1)
     intensity = np.clip((0.15 + brightness) * (0.3 + 0.7 * incidence) + speckle[kept], 0, 1)
-    xyz = directions[kept] * measured[:, None]
+    xyz = np.round(directions[kept] * measured[:, None] * POINT_STEPS_PER_M) / POINT_STEPS_PER_M
     return np.column_stack([xyz, np.round(intensity * 255) / 255]).astype(np.float32)
 
 

@@ -42,7 +42,8 @@ class Points:
 
     def where(self, mask: Bool[ndarray, "n"]) -> "Points":
         """The points that a mask picks."""
-        return Points(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+        picked = np.flatnonzero(mask)
+        return Points(*(getattr(self, name).take(picked, axis=0) for name in self.__dataclass_fields__))
 
 
 def sun_direction(light: LightConfig) -> Float32[ndarray, "3"]:

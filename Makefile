@@ -1,0 +1,49 @@
+# Every target sets up what it needs in .venv on first use and is quick afterwards.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+RUN_ENV := CONVOY_DATA=$${CONVOY_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd || true)}
+MLFLOW_PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench ui clean
+
+help:
+	@echo "make demo   six vehicles under two roadside units train one model; a table, pictures, an MLflow run"
+	@echo "make ui     open MLflow on the runs"
+	@echo "make check  style, types, arrows, unit and contract tests"
+	@echo "make test   all of it plus simulations on real engines"
+	@echo "make bench  every benchmark in quick mode, into docs/benchmarks.md"
+	@echo "make clean  remove the environment, caches and runs"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Convoy needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv (a few GB, some minutes on the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(RUN_ENV) $(BIN)/flower-simulation --data town
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 -m "not simulation"
+
+test: check
+	$(RUN_ENV) $(BIN)/python -m pytest -q -m simulation
+
+bench: $(READY)
+	$(RUN_ENV) $(BIN)/python benchmarks/all.py
+
+ui: $(READY)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --port $(MLFLOW_PORT)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info runs out
