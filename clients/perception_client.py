@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from clients.messages import Arrays, EvaluateReply, Hello, Scalar, TrainReply, TrainRequest
+from clients.messages import Arrays, EvaluateReply, Hello, TrainReply, TrainRequest
 from perception.datasets import Fleet, FleetRequest, Share, load_fleet
 from perception.detector import Detector, DetectorConfig, build_detector
 from perception.targets import Samples, make_samples
@@ -134,9 +134,9 @@ def arrays_of(model: torch.nn.Module) -> Arrays:
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
-def flat_metrics(metrics: object) -> dict[str, Scalar]:
+def flat_metrics(metrics: object) -> dict[str, float]:
     """Scalars of a metrics dataclass, by name; what was not measured is left out."""
-    out: dict[str, Scalar] = {}
+    out: dict[str, float] = {}
     for name, value in vars(metrics).items():
         if isinstance(value, Mapping):
             out |= {f"{name.replace('_', '-')}-{key}": float(v) for key, v in value.items() if v is not None}

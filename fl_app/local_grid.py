@@ -89,8 +89,8 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies as they are ready; `timeout` in seconds holds for each vehicle from when its work starts."""
-        waiting, done, running = iter(messages), queue.SimpleQueue(), set()
-        reply = None
+        waiting, running, reply = iter(messages), set[_Job](), None
+        done: queue.SimpleQueue[tuple[_Job, Message]] = queue.SimpleQueue()
         try:
             while True:
                 running |= {self._submit(message, done) for message in islice(waiting, self._workers - len(running))}

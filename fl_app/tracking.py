@@ -10,6 +10,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,9 @@ class Tracker:
 
     def _open(self, experiment: str, run_name: str, params: dict, artifacts: Path, run_id: str) -> str:
         began = time.thread_time()
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
+        self._client = _mlflow_client(self.uri)
         from mlflow.entities import Param
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri=self.uri)
         if not run_id:
             found = self._client.get_experiment_by_name(experiment)
             location = artifacts.resolve().as_uri() if self.uri.startswith("sqlite") else None
@@ -166,3 +163,59 @@ def _save_flavour(module: Any, input_shape: tuple[int, ...], path: Path) -> None
             input_example=np.zeros(input_shape, np.float32),
             serialization_format="pt2",
         )
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as it stands in a tracking store; metrics are (round, value) by name."""
+
+    name: str
+    run_id: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, list[tuple[int, float]]]
+
+
+def tracked_runs(uri: str, experiment: str, wanted: list[str], metrics: list[str]) -> list[TrackedRun]:
+    """Runs of an experiment, newest first, with the named metrics.
+
+    Args:
+        uri: tracking URI.
+        experiment: its name.
+        wanted: names or ids; empty for all.
+        metrics: which histories to read.
+
+    Raises:
+        TrackingError: the store does not exist or answer, or it has no such experiment or run.
+    """
+    check_reachable(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise TrackingError(f"tracking-uri {uri}: no such file; run `make demo` first or pass --tracking-uri")
+    client = _mlflow_client(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise TrackingError(f"tracking-uri {uri}: no experiment {experiment!r}")
+    runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time DESC"])
+    known = {key for run in runs for key in (run.info.run_id, run.info.run_name)}
+    if missing := [name for name in wanted if name not in known]:
+        raise TrackingError(f"experiment {experiment!r} has no run {', '.join(missing)}")
+    chosen = [run for run in runs if not wanted or run.info.run_id in wanted or run.info.run_name in wanted]
+    return [_tracked(client, run, metrics) for run in chosen]
+
+
+def _tracked(client: Any, run: Any, metrics: list[str]) -> TrackedRun:
+    series = {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        for name in metrics
+        if name in run.data.metrics
+    }
+    return TrackedRun(run.info.run_name, run.info.run_id, run.info.status, run.data.params, series)
+
+
+def _mlflow_client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)

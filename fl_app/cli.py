@@ -1,0 +1,41 @@
+"""The `convoy` command: looking at data, comparing runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_app.simulation import quiet_environment
+
+quiet_environment()
+
+from fl_app.cli_data import data_app  # noqa: E402  torch must see the environment
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(data_app, name="data")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Names or ids of runs; none for all of the experiment.")
+    ] = None,
+    tracking_uri: Annotated[str, typer.Option(help="Where the runs were tracked.")] = "sqlite:///runs/mlflow.db",
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "convoy",
+    out: Annotated[Path, typer.Option(help="Picture: accuracy against rounds, bytes and time.")] = Path("compare.png"),
+) -> None:
+    """Print a table of runs and draw their accuracy against rounds, bytes and time."""
+    from fl_app.compare import compare_runs
+    from fl_app.tracking import TrackingError
+
+    try:
+        compare_runs(tracking_uri, experiment, runs or [], out)
+    except TrackingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """Entry point."""
+    app()
