@@ -37,11 +37,11 @@ class Array(flower.Array):
     """
 
     def __init__(self, values: ndarray) -> None:
-        if values.dtype.hasobject:
-            raise MessageError(f"arrays of Python objects cannot be sent (dtype {values.dtype})")
-        shared = values.view()
+        shared = np.asarray(values).view()  # a 0-d result of numpy's arithmetic is a scalar
+        if shared.dtype.hasobject:
+            raise MessageError(f"arrays of Python objects cannot be sent (dtype {shared.dtype})")
         shared.flags.writeable = False
-        self.__dict__.update(dtype=_dtype_name(values.dtype), shape=values.shape, stype="numpy.ndarray", _values=shared)
+        self.__dict__.update(dtype=_dtype_name(shared.dtype), shape=shared.shape, stype="numpy.ndarray", _values=shared)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]

@@ -39,12 +39,12 @@ def run_ray(
 ) -> None:
     """Run on Flower's Ray engine.
 
-    One CPU per vehicle, and actors are restarted: without that, one that dies (out of memory, a crash in a library)
-    goes back into Flower's pool and swallows every message it is given from then on.
+    One CPU per vehicle, and an actor that dies (out of memory, a crash in a library) is started anew and its message
+    tried once more: without that it goes back into Flower's pool and swallows every message it is given from then on.
     """
     from flwr.simulation import run_simulation
 
-    resources = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": -1} | dict(backend.get("client_resources", {}))
+    resources = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": -1, "max_task_retries": 1} | dict(backend.get("client_resources", {}))
     settings = {**backend, "client_resources": resources}
     wrapped = _ConfiguredServer(server_app, dict(run_config))
     with warnings.catch_warnings():

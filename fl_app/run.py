@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from fl_app.export import StackedMaps
 from fl_app.history import History, evaluate_row, round_row
 from fl_app.pretrain import pretrained
 from fl_app.run_config import RunConfig
-from fl_app.tracking import Tracker, TrackingError, check_reachable, default_uri
+from fl_app.tracking import Tracker, check_reachable, default_uri
 from perception.datasets import Fleet
 from perception.detector import DetectorConfig, build_detector
 from perception.targets import Samples, make_samples
@@ -154,26 +155,34 @@ def execute(config: RunConfig, grid: Grid) -> Path:
 
 
 def open_run(config: RunConfig) -> Run:
-    """Check and open everything a run needs before any work starts."""
+    """Check and open everything a run needs before any work starts; whatever is wrong leaves no run behind."""
     saved = checkpoint.load_checkpoint(Path(config.resume)) if config.resume else None
     output_dir = Path(config.output_dir)
     uri = config.tracking_uri or default_uri(output_dir)
     check_reachable(uri)
-    name = config.run_name or f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
-    folder = Path(config.resume) if config.resume else output_dir / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
-    except OSError as error:
-        raise RunFailed(f"output-dir {output_dir}: cannot be written ({error})") from error
-    run_id = saved.tracking_run_id if saved else ""
-    tracker = Tracker(uri, config.experiment, folder.name, config.as_flower(), output_dir / "artifacts", run_id)
+    _make_folder(output_dir)
     began_s = time.monotonic()
+    tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
     task = task_of(config)
     fleet = fleet_of(task)
+    name = config.run_name or f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
+    folder = _make_folder(Path(config.resume) if config.resume else output_dir / name)
+    (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
+    holdout = make_samples(fleet.holdout, task.size_px)
+    tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
     state = saved.state if saved else RunState(_first_arrays(config, folder))
     history = History.read(folder / "metrics.csv", state.round) if saved else History()
-    return Run(config, folder, task, fleet, make_samples(fleet.holdout, task.size_px), state, history, tracker, began_s)
+    return Run(config, folder, task, fleet, holdout, state, history, tracker, began_s)
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        raise RunFailed(f"output-dir: {folder} cannot be used ({error})") from error
+    return folder
 
 
 def _first_arrays(config: RunConfig, folder: Path) -> Arrays:
@@ -186,13 +195,11 @@ def _first_arrays(config: RunConfig, folder: Path) -> Arrays:
 
 
 def _close(run: Run, status: str) -> None:
-    out, wall_s = console.console, time.monotonic() - run.began_s
-    try:
-        out.print(f"{status.lower()} after {wall_s:.0f} s; everything is in {run.folder}")
-        run.tracker.finish(status)
-        if run.tracker.failures:
-            out.print(f"tracking: {run.tracker.failures} writes failed, see the log; metrics.csv is complete")
-        share = 100 * run.tracker.busy_s / wall_s
-        out.print(f"tracking: {run.tracker.uri} · {run.tracker.busy_s:.1f} CPU-s ({share:.1f} % of the run)")
-    except TrackingError as error:
-        out.print(str(error))
+    out, tracker, wall_s = console.console, run.tracker, time.monotonic() - run.began_s
+    out.print(f"{status.lower()} after {wall_s:.0f} s; everything is in {run.folder}")
+    tracker.finish(status)
+    if tracker.failures:
+        out.print(f"tracking: {tracker.failures} writes failed, see the log; metrics.csv is complete")
+    out.print(
+        f"tracking: {tracker.uri} · {tracker.busy_s:.1f} CPU-s ({100 * tracker.busy_s / wall_s:.1f} % of the run)"
+    )

@@ -143,12 +143,15 @@ def command(
     if backend and backend not in list(Engine):
         raise UsageError(f"--backend {backend!r}: known are {', '.join(Engine)}")
     engine = Engine.RAY if ray_address else Engine(backend or engine)
-    vehicles = {**_flatten(app_settings(app).get("config", {})), **overrides}.get("vehicles", 0)
-    if num_supernodes and vehicles:
+    defaults = _flatten(app_settings(app).get("config", {}))
+    if num_supernodes and "vehicles" in defaults:
         overrides["vehicles"] = num_supernodes
-    if not (num_supernodes or vehicles):
+    vehicles = num_supernodes or {**defaults, **overrides}.get("vehicles")
+    if vehicles is None:
         raise UsageError("--num-supernodes: say how many; this app's run config has no `vehicles`")
-    simulate(app, overrides, num_supernodes or vehicles, engine, settings, verbose)
+    if type(vehicles) is not int or vehicles < 1:
+        raise UsageError(f"run config: vehicles = {vehicles!r}: must be a whole number, at least 1")
+    simulate(app, overrides, vehicles, engine, settings, verbose)
 
 
 def main() -> None:
@@ -233,3 +236,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         out |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+if __name__ == "__main__":
+    main()

@@ -46,36 +46,29 @@ def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
 
 
 class Tracker:
-    """One MLflow run.
+    """One MLflow run. The store is opened in the background from the start, the run by `begin`.
 
     Args:
         uri: tracking URI; see `default_uri`.
         experiment: created if it does not exist.
-        run_name: shown in the UI.
-        params: run config and versions.
-        artifacts: where a new experiment on a local database keeps its files.
-        run_id: the run to go on with, or "" for a new one.
+        artifacts: where a new experiment in a local database keeps its files.
     """
 
-    def __init__(
-        self, uri: str, experiment: str, run_name: str, params: Mapping[str, Any], artifacts: Path, run_id: str = ""
-    ) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+        self.uri, self.run_id = uri, ""
+        self.busy_s, self.failures = 0.0, 0
         self._worker = ThreadPoolExecutor(1, "tracking")
         self._pending: list[Future] = []
-        self.busy_s = 0.0
-        self.failures = 0
-        self.uri = uri
-        self._opened = self._worker.submit(self._open, experiment, run_name, dict(params), artifacts, run_id)
+        self._opened = self._worker.submit(self._open, experiment, artifacts)
 
-    @property
-    def run_id(self) -> str:
-        """The MLflow run's id; waits until the run is open.
+    def begin(self, run_name: str, params: Mapping[str, Any], run_id: str = "") -> None:
+        """Start a run, or go on with the one of `run_id`.
 
         Raises:
-            TrackingError: it could not be opened.
+            TrackingError: the store cannot be opened or has no such run.
         """
         try:
-            return self._opened.result()
+            self.run_id = self._worker.submit(self._begin, run_name, dict(params), run_id).result()
         except Exception as error:
             raise TrackingError(f"tracking-uri {self.uri!r}: cannot open a run there: {error}") from error
 
@@ -88,10 +81,6 @@ class Tracker:
     def file(self, path: Path, folder: str = "") -> None:
         """Attach a file."""
         self._later(lambda: self._client.log_artifact(self.run_id, str(path), folder or None))
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        self._later(lambda: [self._client.set_tag(self.run_id, name, value) for name, value in values.items()])
 
     def model(self, module: Any, input_shape: tuple[int, ...]) -> None:
         """Log a torch module with one input and one output tensor in MLflow's PyTorch flavour, as a traced graph."""
@@ -116,20 +105,22 @@ class Tracker:
         finally:
             self.busy_s += time.thread_time() - began
 
-    def _open(self, experiment: str, run_name: str, params: dict, artifacts: Path, run_id: str) -> str:
-        began = time.thread_time()
+    def _open(self, experiment: str, artifacts: Path) -> str:
         self._client = _mlflow_client(self.uri)
+        if (found := self._client.get_experiment_by_name(experiment)) is not None:
+            return found.experiment_id
+        location = artifacts.resolve().as_uri() if self.uri.startswith("sqlite") else None
+        return self._client.create_experiment(experiment, location)
+
+    def _begin(self, run_name: str, params: dict[str, Any], run_id: str) -> str:
         from mlflow.entities import Param
 
-        if not run_id:
-            found = self._client.get_experiment_by_name(experiment)
-            location = artifacts.resolve().as_uri() if self.uri.startswith("sqlite") else None
-            experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, location)
-            run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
-            self._client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()])
-        else:
+        experiment_id = self._opened.result()
+        if run_id:
             self._client.update_run(run_id, status="RUNNING")
-        self.open_s = time.thread_time() - began
+            return run_id
+        run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
+        self._client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()])
         return run_id
 
     def _log_metrics(self, values: Mapping[str, float], now_ms: int, step: int) -> None:

@@ -161,7 +161,7 @@ def evaluate(model: Detector, data: Samples | Sequence[Frame], batch_size: int =
     for start in range(0, len(samples), batch_size):
         output = model(as_input(samples.images[start : start + batch_size]))
         found += decode_boxes(output)
-        masks = upsampled(output.segments).argmax(dim=1)
+        masks = interpolate(output.segments, size=samples.masks.shape[1:], mode="bilinear").argmax(dim=1)
         confusion += confusion_matrix(masks, samples.masks[start : start + batch_size])
     labelled = samples.has_boxes.nonzero().flatten().tolist()
     wanted = [
@@ -210,8 +210,10 @@ def _step(
     config: TrainConfig,
     reference: Mapping[str, Tensor] | None,
 ) -> dict[str, float]:
-    masks = batch.masks[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
-    parts = detector_loss(model(as_input(batch.images)), box_targets(batch, STRIDE), masks, weights)
+    output = model(as_input(batch.images))
+    stride = batch.masks.shape[1] // output.segments.shape[2]
+    masks = batch.masks[:, stride // 2 :: stride, stride // 2 :: stride]
+    parts = detector_loss(output, box_targets(batch, STRIDE), masks, weights)
     total = parts.total(config.loss)
     pull = proximal_term(model, reference, config.proximal_mu) if config.proximal_mu > 0 else torch.zeros(())
     values = {**_values(parts), "total": float(total.detach()), "proximal": float(pull.detach())}

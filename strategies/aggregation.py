@@ -306,10 +306,10 @@ def _sum_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _scaled(values: ndarray, share: float, dtype: np.dtype) -> ndarray:
-    return np.multiply(values, share, dtype=_sum_dtype(dtype))
+    return np.asarray(np.multiply(values, share, dtype=_sum_dtype(dtype)))  # numpy makes a scalar of a 0-d product
 
 
 def _cast(values: ndarray, dtype: np.dtype) -> ndarray:
     if _is_integer(dtype):
         values = np.rint(values)
-    return values.astype(dtype, copy=False)
+    return np.asarray(values, dtype)

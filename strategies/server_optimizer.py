@@ -49,7 +49,7 @@ def fedavg(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged: 
 def fedavgm(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged: Arrays) -> tuple[Arrays, Arrays]:
     """Server momentum (Hsu et al. 2019, section 4.3): v <- beta v + delta, w <- w + eta v, delta = merged - start."""
     velocity = {
-        name: config.momentum * state.get(name, np.float32(0)) + (merged[name] - start[name])
+        name: np.asarray(config.momentum * state.get(name, np.float32(0)) + (merged[name] - start[name]))
         for name in _trainable(start)
     }
     return _stepped(start, merged, lambda name, _: config.learning_rate * velocity[name]), velocity
@@ -61,8 +61,8 @@ def fedadam(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged:
     for name in _trainable(start):
         delta = merged[name] - start[name]
         m, v = state.get(f"m/{name}", np.float32(0)), state.get(f"v/{name}", np.float32(config.tau**2))
-        moments[f"m/{name}"] = config.momentum * m + (1 - config.momentum) * delta
-        moments[f"v/{name}"] = config.beta_2 * v + (1 - config.beta_2) * delta**2
+        moments[f"m/{name}"] = np.asarray(config.momentum * m + (1 - config.momentum) * delta)
+        moments[f"v/{name}"] = np.asarray(config.beta_2 * v + (1 - config.beta_2) * delta**2)
 
     def step(name: str, _: ndarray) -> ndarray:
         return config.learning_rate * moments[f"m/{name}"] / (np.sqrt(moments[f"v/{name}"]) + config.tau)
@@ -90,5 +90,5 @@ def _trainable(arrays: Mapping[str, ndarray]) -> list[str]:
 def _stepped(start: Arrays, merged: Arrays, step: Callable[[str, ndarray], ndarray]) -> Arrays:
     out = dict(merged)
     for name in _trainable(start):
-        out[name] = (start[name] + step(name, merged[name] - start[name])).astype(start[name].dtype)
+        out[name] = np.asarray(start[name] + step(name, merged[name] - start[name]), start[name].dtype)
     return out

@@ -57,7 +57,7 @@ def read_frame(path: Path) -> Frame:
         CorruptFrame: the file is missing, cut short or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _unpack({key: arrays[key] for key in arrays.files})
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptFrame(f"{path}: not a readable frame ({error}); delete it to have it generated again") from error

@@ -66,7 +66,8 @@ def _row(layout: Layout, block: Block, side: str, rng: np.random.Generator) -> l
     along_x = side in "sn"
     start, end = (west, east) if along_x else (south, north)
     inset = PAVEMENT_M if along_x or len(block.sides) == 1 else PAVEMENT_M + DEEPEST_M + 3.5
-    s, plots = start + inset + rng.uniform(0, 1.5), []
+    s = start + inset + rng.uniform(0, 1.5)
+    plots: list[Plot] = []
     while True:
         edge = {"s": south, "n": north, "w": west, "e": east}[side]
         style = layout.style_at(*((s, edge) if along_x else (edge, s)))

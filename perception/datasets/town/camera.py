@@ -8,8 +8,9 @@ from numpy import ndarray
 
 from geometry import Camera
 from perception.datasets.town.config import LightConfig
-from perception.datasets.town.shading import Points, shade, sky, sun_direction
+from perception.datasets.town.shading import shade, sky, sun_direction
 from perception.datasets.town.stage import Moment, Stage, rays_from
+from perception.datasets.town.textures import Points
 from perception.raycast import MISS, Hits
 
 # Offsets (in pixels, x then y) of the extra rays through a pixel that lies on an edge: a rotated grid.
@@ -72,7 +73,7 @@ def _colours(
     unit = directions / length[:, None]
     seen = hits.face != MISS
     colour = np.empty((len(seen), 3), np.float32)
-    colour[~seen] = sky(unit[~seen])
+    colour[~seen] = sky(unit[~seen], light)
     points = _points(now, origin, hits, unit, length, seen)
     scenery = stage.scenery
     colour[seen] = shade(points, _shadowed(now, points, light), scenery.facades, scenery.layout, light)

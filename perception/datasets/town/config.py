@@ -133,6 +133,6 @@ def town_config(request: FleetRequest) -> TownConfig:
         preset,
         seed=request.seed,
         vehicles=request.vehicles or preset.vehicles,
-        size_px=tuple(request.size_px) if any(request.size_px) else preset.size_px,
+        size_px=request.size_px if any(request.size_px) else preset.size_px,
         frames_per_vehicle=request.frames_per_vehicle or preset.frames_per_vehicle,
     )

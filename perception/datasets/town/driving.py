@@ -69,6 +69,7 @@ def drive(
     cruise_mps: Float[ndarray, "n"],
     half_m: Float[ndarray, "n"],
     seconds: float,
+    goal_m: float = np.inf,
 ) -> Float[ndarray, "t n"]:
     """Arc lengths of all vehicles every `STEP_S`, [t, n].
 
@@ -82,6 +83,8 @@ def drive(
         start_m: arc lengths at time 0.
         cruise_mps: desired speeds.
         half_m: half lengths of the vehicles.
+        seconds: how long, at most.
+        goal_m: the arc length at which the first vehicle has arrived and the drive ends.
     """
     grid = _on_grid(paths)
     ends = np.array([path.length_m for path in paths])
@@ -98,6 +101,8 @@ def drive(
         v = np.clip(np.minimum.reduce([v + _ACCELERATION * STEP_S, cruise_mps, limit, safe]), 0, None)
         s = s + v * STEP_S
         trace.append(s)
+        if s[0] >= goal_m:
+            break
     return np.array(trace)
 
 

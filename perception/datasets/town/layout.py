@@ -22,7 +22,16 @@ Node = tuple[int, int]
 
 @dataclass(frozen=True)
 class Style:
-    """The character of a region. Weights multiply the town's densities."""
+    """The character of a region.
+
+    Args:
+        name: for messages.
+        floors: fewest and most floors of a building.
+        width_m, setback_m: smallest and largest width of a building, and distance from the pavement.
+        gap, gabled, shop: probabilities of a gap beside a building, of a gable roof, of a shop at street level.
+        park: probability that a plot stays green.
+        trees, fences, signs, parked, moving, pedestrians, cyclists: weights on the town's densities.
+    """
 
     name: str
     floors: tuple[int, int]
@@ -42,9 +51,57 @@ class Style:
 
 
 STYLES: Final = (
-    Style("residential", (1, 3), (8, 13), (2.5, 5), 0.55, 0.85, 0.05, 0.1, 1.3, 0.8, 0.6, 1.1, 0.75, 1.25, 1.0),
-    Style("commercial", (3, 7), (11, 20), (0, 0.6), 0.06, 0.05, 0.8, 0.0, 0.5, 0.1, 1.6, 0.9, 1.35, 1.0, 0.7),
-    Style("green", (1, 4), (9, 15), (2, 6), 0.4, 0.5, 0.15, 0.45, 1.8, 0.6, 0.7, 0.75, 0.8, 0.8, 1.7),
+    Style(
+        "residential",
+        floors=(1, 3),
+        width_m=(8.0, 13.0),
+        setback_m=(2.5, 5.0),
+        gap=0.55,
+        gabled=0.85,
+        shop=0.05,
+        park=0.1,
+        trees=1.3,
+        fences=0.8,
+        signs=0.6,
+        parked=1.1,
+        moving=0.75,
+        pedestrians=1.25,
+        cyclists=1.0,
+    ),
+    Style(
+        "commercial",
+        floors=(3, 7),
+        width_m=(11.0, 20.0),
+        setback_m=(0.0, 0.6),
+        gap=0.06,
+        gabled=0.05,
+        shop=0.8,
+        park=0.0,
+        trees=0.5,
+        fences=0.1,
+        signs=1.6,
+        parked=0.9,
+        moving=1.35,
+        pedestrians=1.0,
+        cyclists=0.7,
+    ),
+    Style(
+        "green",
+        floors=(1, 4),
+        width_m=(9.0, 15.0),
+        setback_m=(2.0, 6.0),
+        gap=0.4,
+        gabled=0.5,
+        shop=0.15,
+        park=0.45,
+        trees=1.8,
+        fences=0.6,
+        signs=0.7,
+        parked=0.75,
+        moving=0.8,
+        pedestrians=0.8,
+        cyclists=1.7,
+    ),
 )
 
 

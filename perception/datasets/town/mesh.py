@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Int, Int32, UInt8
 from numpy import ndarray
 
 NOBODY = -1
+Triple = Iterable[float | int]
 
 
 class Surface(IntEnum):
@@ -32,7 +33,7 @@ class Coat:
     """What a part's triangles share: semantic class, base colour (linear RGB, 0..1), kind of surface, owner."""
 
     segment: int
-    rgb: tuple[float, ...] | Float[ndarray, "3"]
+    rgb: Triple
     surface: Surface = Surface.PLAIN
     owner: int = NOBODY
 
@@ -73,7 +74,7 @@ class Mesh:
 def mesh(vertices: Float[ndarray, "v 3"], faces: Int[ndarray, "f 3"], coat: Coat) -> Mesh:
     """A mesh with one coat for all triangles."""
     n = len(faces)
-    colour = np.broadcast_to(np.asarray(coat.rgb, np.float32), (n, 3)).copy()
+    colour = np.broadcast_to(np.asarray(tuple(coat.rgb), np.float32), (n, 3)).copy()
     return Mesh(
         np.asarray(vertices, np.float32),
         np.asarray(faces, np.int32),
@@ -106,18 +107,18 @@ _PRISM = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0.5, 0.5, 0], [-0.5, 0.5, 0
 _PRISM_FACES = np.array([[0, 1, 5], [0, 5, 4], [2, 3, 4], [2, 4, 5], [3, 0, 4], [1, 2, 5]])
 
 
-def box(centre_m: Iterable[float], size_m: Iterable[float], coat: Coat) -> Mesh:
+def box(centre_m: Triple, size_m: Triple, coat: Coat) -> Mesh:
     """An upright box: `centre_m` is the centre of its base, `size_m` along x, y, z."""
     return mesh(_CUBE * tuple(size_m) + tuple(centre_m), _CUBE_FACES, coat)
 
 
-def gable(centre_m: Iterable[float], size_m: Iterable[float], along_x: bool, coat: Coat) -> Mesh:
+def gable(centre_m: Triple, size_m: Triple, along_x: bool, coat: Coat) -> Mesh:
     """A gable roof over a rectangle: `centre_m` is the centre of its base; the ridge runs along x, else along y."""
     shape = _PRISM if along_x else np.stack([-_PRISM[:, 1], _PRISM[:, 0], _PRISM[:, 2]], axis=1)
     return mesh(shape * tuple(size_m) + tuple(centre_m), _PRISM_FACES, coat)
 
 
-def tube(start_m: Iterable[float], end_m: Iterable[float], radius_m: float, sides: int, coat: Coat) -> Mesh:
+def tube(start_m: Triple, end_m: Triple, radius_m: float, sides: int, coat: Coat) -> Mesh:
     """The lateral surface of a cylinder from one point to another."""
     start, end = np.asarray(tuple(start_m), float), np.asarray(tuple(end_m), float)
     axis = (end - start) / np.linalg.norm(end - start)
@@ -159,7 +160,7 @@ def _icosphere() -> tuple[Float[ndarray, "v 3"], Int[ndarray, "f 3"]]:
 _BALL, _BALL_FACES = _icosphere()
 
 
-def blob(centre_m: Iterable[float], radii_m: Iterable[float], rng: np.random.Generator, coat: Coat) -> Mesh:
+def blob(centre_m: Triple, radii_m: Triple, rng: np.random.Generator, coat: Coat) -> Mesh:
     """An ellipsoid with a rough surface: a lump of leaves."""
     rough = 1 + rng.uniform(-0.18, 0.18, (len(_BALL), 1))
     return mesh(_BALL * rough * tuple(radii_m) + tuple(centre_m), _BALL_FACES, coat)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from perception.datasets.base import DataError
@@ -55,12 +55,12 @@ MODELS: Final[dict[str, Model]] = {
     "microcargo": Model("car-microcargo-citrus", VEHICLE, (4.3, 1.8, 1.85)),
     "bus": Model("bus", VEHICLE, (9.6, 2.5, 3.0)),
     "lorry": Model("lorry", VEHICLE, (7.0, 2.35, 3.1)),
-    "pedestrian": Model("pedestrian", PEDESTRIAN, (0.6, 0.6, 1.75)),
+    "pedestrian": Model("pedestrian", PEDESTRIAN, (0.9, 0.6, 1.75)),
     "cyclist": Model("cyclist", CYCLIST, (1.75, 0.6, 1.8)),
 }
 
 
-def read_obj(name: str) -> dict[str, tuple[Float[ndarray, "v 3"], Float[ndarray, "f 3"]]]:
+def read_obj(name: str) -> dict[str, tuple[Float[ndarray, "v 3"], Int[ndarray, "f 3"]]]:
     """One of sumo-data's meshes as (vertices, triangles) per material, turned to x forward, y left, z up.
 
     Raises:
@@ -159,7 +159,7 @@ def _stride(body: Mesh, swing: float) -> Mesh:
     legs = np.clip(0.52 - points[:, 2], 0, None)
     arms = np.clip(0.8 - points[:, 2], 0, 0.35) * (np.abs(points[:, 1]) > 0.17)
     points[:, 0] += swing * left * np.where(points[:, 2] < 0.52, legs, -0.8 * arms)
-    return replace(body, vertices=(points / np.array([0.6, 0.6, 1.0])).astype(np.float32))
+    return replace(body, vertices=(points / np.array([0.9, 0.6, 1.0])).astype(np.float32))
 
 
 def _cyclist() -> Mesh:
@@ -199,7 +199,7 @@ def _shape(name: str, pose: int) -> Mesh:
     if name == "cyclist":
         return _cyclist()
     if name == "pedestrian":
-        return _stride(_person(_PEDESTRIAN_SEGMENT), 0.75 * np.sin(2 * np.pi * pose / _STRIDES))
+        return _stride(_person(_PEDESTRIAN_SEGMENT), 0.6 * np.sin(2 * np.pi * pose / _STRIDES))
     return _car(name)
 
 

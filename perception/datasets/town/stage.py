@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped
 from numpy import ndarray
 
 from perception.datasets.town.mesh import Mesh, merged
@@ -79,7 +79,7 @@ def moment(stage: Stage, tick: int, viewer: int) -> Moment:
     return Moment(stage.standing, moving, stage.scene, RayScene(moving.vertices, moving.faces))
 
 
-def cuboids(stage: Stage, ids: Int64[ndarray, "a"], tick: int) -> Float[ndarray, "a 7"]:
+def cuboids(stage: Stage, ids: Int[ndarray, "a"], tick: int) -> Float[ndarray, "a 7"]:
     """Centre, size and yaw of the actors with these track ids at a sampled time."""
     day = stage.day
     rows = [day.actors[i].cuboid(0 if i < day.parked else tick) for i in ids]

@@ -12,7 +12,8 @@ from numpy import ndarray
 from perception.datasets.town.config import TownConfig
 from perception.datasets.town.driving import STEP_S, drive
 from perception.datasets.town.layout import HALF_ROAD_M, JUNCTION_M, KERB_M, Block, Layout, Node
-from perception.datasets.town.models import MODELS, Model
+from perception.datasets.town.looks import MOVING, PARKED, SENSING, person_look, vehicle_look
+from perception.datasets.town.models import Model
 from perception.datasets.town.routes import (
     CAR_OFFSET_M,
     CYCLE_OFFSET_M,
@@ -27,19 +28,6 @@ from perception.datasets.town.scenery import side_line
 
 SENSING_PER_REGION: Final = 2
 HOLDOUT_DAY: Final = 1_000_003
-
-_CAR_KINDS: Final = ("hatchback", "saloon", "suv", "van", "microcargo", "bus", "lorry")
-_MOVING_SHARE: Final = (0.27, 0.27, 0.15, 0.09, 0.08, 0.06, 0.08)
-_PARKED_SHARE: Final = (0.35, 0.3, 0.17, 0.09, 0.09, 0.0, 0.0)
-_SENSING_SHARE: Final = (0.4, 0.4, 0.2, 0.0, 0.0, 0.0, 0.0)
-_PAINTS: Final = np.array(
-    [[0.55, 0.03, 0.03], [0.04, 0.1, 0.4], [0.7, 0.7, 0.7], [0.03, 0.03, 0.035], [0.3, 0.31, 0.33], [0.62, 0.45, 0.04],
-     [0.04, 0.24, 0.12], [0.12, 0.3, 0.5], [0.5, 0.18, 0.03], [0.4, 0.36, 0.28], [0.16, 0.03, 0.08], [0.75, 0.74, 0.7]]
-)  # fmt: skip
-_CLOTHES: Final = np.array(
-    [[0.03, 0.04, 0.1], [0.02, 0.02, 0.02], [0.25, 0.2, 0.12], [0.5, 0.05, 0.06], [0.65, 0.62, 0.58], [0.1, 0.25, 0.5],
-     [0.6, 0.4, 0.05], [0.08, 0.3, 0.14], [0.4, 0.12, 0.35], [0.2, 0.2, 0.22], [0.6, 0.25, 0.08]]
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +76,8 @@ def plan_day(layout: Layout, config: TownConfig, day: int, frames: int) -> Day:
 
     The first frames do not depend on how many `frames` there are.
     """
-    routes, sensing = [], []
+    routes: list[list[Node]] = []
+    sensing = []
     for region in range(len(layout.rsus_m)):
         sensing.append(len(routes) + np.arange(SENSING_PER_REGION))
         routes += _routes(layout, config, region, SENSING_PER_REGION, [config.seed, 14, day, region])
@@ -109,7 +98,7 @@ def plan_holdout(layout: Layout, config: TownConfig) -> Day:
         seconds = STEP_S * np.arange(len(trace))
         return np.interp(spots, trace[:, 0] + 1e-9 * seconds, seconds)
 
-    return _day(layout, config, HOLDOUT_DAY, routes, (0,), length / 4.0, times)
+    return _day(layout, config, HOLDOUT_DAY, routes, (0,), length / 1.5, times, goal_m=spots[-1])
 
 
 def _routes(layout: Layout, config: TownConfig, region: int, sensing: int, seed: list[int]) -> list[list[Node]]:
@@ -132,16 +121,17 @@ def _day(
     sensing: tuple[int, ...],
     seconds: float,
     times_of: Callable[[Float[ndarray, "t n"]], Float[ndarray, "k"]],
+    goal_m: float = np.inf,
 ) -> Day:
     """Everybody of a day, with the movers driven first so that the times may depend on where they are."""
     rng = np.random.default_rng([config.seed, 13, day])
     parked = _parked(layout, config, rng)
     paths = [lane_path(layout, nodes, CAR_OFFSET_M) for nodes in routes]
-    looks = [_look(_MOVING_SHARE if i not in sensing else _SENSING_SHARE, rng) for i in range(len(paths))]
+    looks = [vehicle_look(MOVING if i not in sensing else SENSING, rng) for i in range(len(paths))]
     cruise = rng.uniform(6.0, 9.5, len(paths))
     start = np.array([0.0 if i == 0 and len(sensing) == 1 else rng.uniform(3, 28) for i in range(len(paths))])
     half = np.array([size[0] / 2 for _, size, _ in looks])
-    trace = drive(paths, start, cruise, half, seconds)
+    trace = drive(paths, start, cruise, half, seconds, goal_m)
     times = times_of(trace)
     clock = STEP_S * np.arange(len(trace))
     movers = []
@@ -157,20 +147,6 @@ def _track(xyyaw: Float[ndarray, "t 3"], z_m: float, stride: Float[ndarray, "t"]
     return np.column_stack([xyyaw[:, :2], np.full(len(xyyaw), z_m), xyyaw[:, 2], stride])
 
 
-def _look(shares: tuple[float, ...], rng: np.random.Generator) -> tuple[Model, ndarray, ndarray]:
-    """A vehicle's model, its size and its colours."""
-    model = MODELS[_CAR_KINDS[rng.choice(len(_CAR_KINDS), p=shares)]]
-    paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.8, 1.2), 0.02, 0.8)
-    load = np.full(3, rng.uniform(0.35, 0.75))
-    return model, np.array(model.size_m) * rng.uniform(0.95, 1.06, 3), np.stack([paint, load])
-
-
-def _person_look(kind: str, rng: np.random.Generator) -> tuple[Model, ndarray, ndarray]:
-    model = MODELS[kind]
-    scale = np.array([rng.uniform(0.95, 1.1), rng.uniform(0.95, 1.15), rng.uniform(0.9, 1.06)])
-    return model, np.array(model.size_m) * scale, _CLOTHES[rng.integers(len(_CLOTHES), size=2)]
-
-
 def _parked(layout: Layout, config: TownConfig, rng: np.random.Generator) -> list[Actor]:
     """Vehicles at the kerbs of all streets, in the direction of traffic; slots near junctions stay free."""
     actors = []
@@ -183,7 +159,7 @@ def _parked(layout: Layout, config: TownConfig, rng: np.random.Generator) -> lis
             for s in slots:
                 spot = start + along * s
                 free = rng.random() >= config.parked_share * layout.style_at(*spot).parked
-                model, size, colours = _look(_PARKED_SHARE, rng)
+                model, size, colours = vehicle_look(PARKED, rng)
                 if free or _in_junction(layout, spot, along):
                     continue
                 x, y = spot - inward * (size[1] / 2 + rng.uniform(0.15, 0.3)) + along * rng.uniform(-0.4, 0.4)
@@ -209,7 +185,7 @@ def _walkers(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.rando
             trim = 1.0 * (b - a) / np.linalg.norm(b - a)
             ring = np.array([a + trim, b - trim, d - trim, c + trim, a + trim])
             ring = ring[::-1] if rng.random() < 0.5 else ring
-            model, size, colours = _person_look("pedestrian", rng)
+            model, size, colours = person_look("pedestrian", rng)
             speed, phase = rng.uniform(0.8, 1.6), rng.random()
             path = path_through(_dense(ring))
             walked = phase * path.length_m + speed * times_s
@@ -229,7 +205,7 @@ def _riders(layout: Layout, config: TownConfig, times_s: ndarray, rng: np.random
             b = next(n for n in neighbours(layout, a) if n in nodes)
             route = wander(layout, (a, b), set(nodes), 60, np.random.default_rng(rng.integers(2**31)))
             path: Path = lane_path(layout, route, CYCLE_OFFSET_M)
-            model, size, colours = _person_look("cyclist", rng)
+            model, size, colours = person_look("cyclist", rng)
             ridden = rng.uniform(0, 0.5) * path.length_m + rng.uniform(3.0, 5.5) * times_s
             actors.append(Actor(model, size, colours, _track(path.at(ridden % path.length_m), 0.0, 0.0 * times_s)))
     return actors
