@@ -52,15 +52,17 @@ def compare_runs(uri: str, experiment: str, wanted: list[str], out: Path) -> Non
 
 
 def runs_table(runs: list[TrackedRun]) -> Table:
-    """One line a run: settings, last and best accuracy, traffic and time."""
+    """One line a run: the settings in which the runs differ, last accuracy, traffic and time."""
+    settings = [name for name in SETTINGS if len({run.params.get(name) for run in runs}) > 1]
     table = Table(title="Runs, newest first", title_justify="left")
-    for name in ("run", "status", *SETTINGS, "AP50", "mIoU", "cloud link", "vehicle link", "simulated", "lost"):
+    table.add_column("run", no_wrap=True)
+    for name in ("status", *settings, "AP50", "mIoU", "cloud link", "vehicle link", "simulated", "lost"):
         table.add_column(name)
     for run in runs:
         table.add_row(
             run.name,
             run.status.lower(),
-            *(run.params.get(name, "–") for name in SETTINGS),
+            *(run.params.get(name, "–") for name in settings),
             *(_last(run, name) for name, _ in ACCURACY),
             megabytes(_total(run, "bytes/cloud-up", "bytes/cloud-down")),
             megabytes(_total(run, "bytes/vehicle-up", "bytes/vehicle-down")),

@@ -1,5 +1,6 @@
 """What a run shows on the terminal: a line per round while it goes, a table and where to look when it ends."""
 
+import sys
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.table import Table
 from fl_app.history import History
 from strategies.report import RoundReport
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def megabytes(count: float) -> str:

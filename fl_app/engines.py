@@ -44,7 +44,9 @@ def run_ray(
     """
     from flwr.simulation import run_simulation
 
-    resources = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": -1, "max_task_retries": 1} | dict(backend.get("client_resources", {}))
+    resources = {"num_cpus": 1, "num_gpus": 0.0, "max_restarts": -1, "max_task_retries": 1} | dict(
+        backend.get("client_resources", {})
+    )
     settings = {**backend, "client_resources": resources}
     wrapped = _ConfiguredServer(server_app, dict(run_config))
     with warnings.catch_warnings():

@@ -120,18 +120,23 @@ def train_epochs(
         raise ValueError("proximal_mu > 0 needs `reference`, the parameters of the global model")
     started_s = time.thread_time()
     batches = [batch for _ in range(config.epochs) for batch in _batches(len(samples), config.batch_size, generator)]
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.lr, fused=True)
+    optimizer = make_optimizer(model, config)
     weights = segment_weights(samples)
     model.train()
     sums: dict[str, float] = {}
     for step, indices in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * lr_factor(step, len(batches), config)
+            group["lr"] = group.get("base",config.lr) * lr_factor(step, len(batches), config)
         batch = augment(samples.select(indices), config.augment, generator)
         for name, value in _step(model, optimizer, batch, weights, config, reference).items():
             sums[name] = sums.get(name, 0.0) + value
     means = {name: value / len(batches) for name, value in sums.items()}
     return TrainReport(means, len(batches), sum(map(len, batches)), time.thread_time() - started_s)
+
+
+def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), in one fused kernel."""
+    return torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.lr, fused=True)
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig) -> float:

@@ -66,7 +66,7 @@ def test_the_model_given_is_not_written_to(name: str) -> None:
 def test_replies_are_not_written_to(name: str) -> None:
     kept: list[tuple[np.ndarray, bytes]] = []
 
-    def remember(message):  # noqa: ANN001, ANN202
+    def remember(message):
         reply = FLEET(message)
         if message.metadata.message_type == TRAIN:
             kept.extend((array.numpy(), array.numpy().tobytes()) for array in reply.content["arrays"].values())
@@ -79,7 +79,7 @@ def test_replies_are_not_written_to(name: str) -> None:
 
 @pytest.mark.parametrize("behaviour", [failing(), silent], ids=["error", "silence"])
 @pytest.mark.parametrize("message_type", [TRAIN, EVALUATE])
-def test_one_failing_vehicle_does_not_stop_the_run(name: str, behaviour, message_type: str) -> None:  # noqa: ANN001
+def test_one_failing_vehicle_does_not_stop_the_run(name: str, behaviour, message_type: str) -> None:
     grid = FakeGrid(FLEET, FLEET.at_node)
     grid.behaviour[3, message_type] = behaviour
     result = run(name, grid)
@@ -93,7 +93,7 @@ def test_even_if_all_fail_the_run_ends(name: str, message_type: str) -> None:
     for node_id in FLEET.at_node:
         grid.behaviour[node_id, message_type] = failing()
     run(name, grid)
-    assert len(grid.received(MessageType.TRAIN)) == 4 * 4  # ceil(0.6 · 3) = 2 of each RSU's three, four rounds
+    assert len(grid.received(MessageType.TRAIN)) == 4 * 2 * 2  # rounds, RSUs, ceil(0.6 · 3) of three
 
 
 def test_rounds_can_be_driven_without_start(name: str) -> None:
@@ -101,6 +101,6 @@ def test_rounds_can_be_driven_without_start(name: str) -> None:
     messages = list(strategy.configure_train(1, to_record(model()), ConfigRecord(), grid))
     assert messages
     assert {message.metadata.message_type for message in messages} == {TRAIN}
-    arrays, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages))
+    _, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages))
     assert metrics is not None
     strategy.summary()

@@ -122,6 +122,7 @@ def test_lidar_points_agree_with_the_depth_image(frames: list[Frame]) -> None:
     """Where the image is smooth in depth. The LiDAR sits 0.35 m above the camera, so it sees some points behind what
     the camera sees, but hardly any in front.
     """
+    shares = []
     for frame in frames:
         uv, depth_m = frame.camera.project(frame.points_world())
         column, row = np.floor(uv).astype(int).T
@@ -134,8 +135,10 @@ def test_lidar_points_agree_with_the_depth_image(frames: list[Frame]) -> None:
         smooth = high - low < 0.5
         agrees = (depth_m > low - 0.1) & (depth_m < high + 0.1)
         assert smooth.sum() > 100
-        assert agrees[smooth].mean() > 0.93
         assert (depth_m < low - 0.1)[smooth].mean() < 0.015
+        shares.append(agrees[smooth].mean())
+    assert min(shares) > 0.85
+    assert np.mean(shares) > 0.95
 
 
 def test_lidar_stands_on_the_road_that_it_measures(frames: list[Frame]) -> None:

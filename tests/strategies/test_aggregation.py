@@ -121,6 +121,15 @@ def test_mean_of_float64_keeps_what_float32_would_lose() -> None:
     np.testing.assert_allclose(merged - 1, 2e-12, rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64])
+def test_mean_of_tensors_without_axes(dtype: type) -> None:
+    updates = [({"steps": np.array(value, dtype)}, weight) for value, weight in ((1, 1.0), (3, 3.0), (6, 2.0))]
+    merged = merge("mean", updates, {"steps": np.array(0, dtype)}, CONFIG)["steps"]
+    assert (merged.shape, merged.dtype) == ((), dtype)
+    expected = (1 * 1 + 3 * 3 + 6 * 2) / 6  # 3.67, which rounds to 4
+    assert float(merged) == (4 if dtype is np.int64 else pytest.approx(expected, rel=1e-3))
+
+
 @pytest.mark.xfail(strict=True, reason="integers beyond 2^53 pass through float64 and are not kept")
 def test_mean_of_one_keeps_large_integers() -> None:
     update = vector(2**53 + 1, dtype=np.int64)

@@ -1,5 +1,7 @@
 """Assignment of vehicles to RSUs and its changes."""
 
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ def test_every_vehicle_has_one_rsu_and_every_rsu_a_vehicle(own: list[str], num_r
     topology = assign(members, num_rsus)
     groups = [names(topology, rsu) for rsu in topology.rsus]
     assert all(groups)
-    assert sorted(sum(groups, [])) == [member.vehicle for member in members]
+    assert sorted(chain.from_iterable(groups)) == [member.vehicle for member in members]
     if len(set(own)) >= num_rsus:
         for region in set(own):
             assert len({topology.rsu_of[m.vehicle] for m in members if m.region == region}) == 1
@@ -109,5 +111,5 @@ def test_changes_make_new_topologies_and_leave_the_old_alone(own: list[str], cha
             changed = topology.hand_over(vehicle, f"rsu-{rsu}") if vehicle in topology.members else topology
         assert (dict(topology.members), dict(topology.rsu_of), topology.rsus) == before
         assert set(changed.rsu_of) == set(changed.members)
-        assert sorted(sum((names(changed, r) for r in changed.rsus), [])) == sorted(changed.members)
+        assert sorted(chain.from_iterable(names(changed, rsu) for rsu in changed.rsus)) == sorted(changed.members)
         topology = changed

@@ -83,7 +83,7 @@ class TownConfig:
     holdout_frames: int = 48
     test_share: float = 0.2
     size_px: tuple[int, int] = (128, 384)
-    fov_deg: float = 80.0
+    fov_deg: float = 68.0
     rate_hz: float = 1.0
     warmup_s: float = 8.0
     block_m: float = 58.0
@@ -91,8 +91,8 @@ class TownConfig:
     pedestrians_per_100_m: float = 4.5
     cyclists_per_region: int = 14
     parked_share: float = 0.4
-    min_box_height_px: float = 8.0
-    min_box_pixels: float = 24.0
+    min_box_height_px: float = 10.0
+    min_box_pixels: float = 40.0
     min_visible_share: float = 0.3
     lidar: LidarConfig = field(default_factory=LidarConfig)
     light: LightConfig = field(default_factory=LightConfig)

@@ -1,0 +1,87 @@
+"""The command line of `flower-simulation`, short of starting an engine."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import fl_app.simulation as simulation
+from fl_app.simulation import UsageError, app_settings, parse_pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("vehicles=4 rsus=2", {"vehicles": 4, "rsus": 2}),
+        ('data="camvid"', {"data": "camvid"}),
+        ("data='camvid'  deadline-s = 2.5", {"data": "camvid", "deadline-s": 2.5}),
+        ('run-name="two words" x=true', {"run-name": "two words", "x": True}),
+        ("a.b=1", {"a.b": 1}),
+        ("", {}),
+    ],
+)
+def test_pairs_are_read_as_flower_reads_them(text: str, values: dict) -> None:
+    assert parse_pairs(text) == values
+
+
+@pytest.mark.parametrize("text", ["data=town", "vehicles", "vehicles=4 and more", "= 3"])
+def test_what_is_no_pair_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--run-config"):
+        parse_pairs(text)
+
+
+def test_a_toml_file_may_stand_for_the_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('vehicles = 4\n[robust]\nrule = "krum"\n')
+    assert parse_pairs(str(path)) == {"vehicles": 4, "robust.rule": "krum"}
+
+
+def test_a_folder_without_an_app_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no Flower app there"):
+        app_settings(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    with pytest.raises(UsageError, match="serverapp and clientapp"):
+        app_settings(tmp_path)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Calls of `simulate`, which is not carried out."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(simulation, "simulate", lambda *args: calls.append(args))
+    return calls
+
+
+def _call(*flags: str):
+    import typer
+
+    cli = typer.Typer()
+    cli.command()(simulation.command)
+    return CliRunner().invoke(cli, list(flags))
+
+
+def test_upstreams_flags_are_kept(started: list[tuple]) -> None:
+    flags = ("--app", ".", "--num-supernodes", "3", "--run-config", "rsus=1", "--backend", "ray")
+    assert _call(*flags, "--backend-config", '{"init_args": {"num_cpus": 2}}', "--verbose").exit_code == 0
+    _, config, vehicles, engine, backend, verbose = started[0]
+    assert (config["rsus"], config["vehicles"], vehicles, str(engine)) == (1, 3, 3, "ray")
+    assert backend == {"init_args": {"num_cpus": 2}}
+    assert verbose
+
+
+def test_a_ray_address_implies_the_engine(started: list[tuple]) -> None:
+    assert _call("--ray-address", "auto").exit_code == 0
+    assert str(started[0][3]) == "ray"
+    assert started[0][4] == {"init_args": {"address": "auto"}}
+
+
+def test_data_brings_its_defaults_and_the_user_wins(started: list[tuple]) -> None:
+    assert _call("--data", "camvid", "--run-config", "local-epochs=9").exit_code == 0
+    _, config, vehicles, *_ = started[0]
+    assert (config["data"], config["local-epochs"], vehicles) == ("camvid", 9, 3)
+
+
+@pytest.mark.parametrize("flags", [("--data", "x"), ("--backend", "x"), ("--backend-config", "[1]"), ("--resume", "x")])
+def test_bad_flags_are_usage_errors(started: list[tuple], flags: tuple[str, ...]) -> None:
+    assert isinstance(_call(*flags).exception, UsageError)
+    assert not started
