@@ -129,7 +129,7 @@ def decode_request(message: Message) -> TrainRequest:
 
 def encode_train_reply(reply: TrainReply, to: Message) -> Message:
     """Message that carries a train reply back."""
-    metrics = MetricRecord({NUM_EXAMPLES: reply.num_examples, **reply.metrics})
+    metrics = MetricRecord({**reply.metrics, NUM_EXAMPLES: reply.num_examples})
     return Message(RecordDict({ARRAYS: to_record(reply.arrays), METRICS: metrics}), reply_to=to)
 
 
@@ -146,7 +146,7 @@ def decode_train_reply(message: Message) -> TrainReply:
 
 def encode_evaluate_reply(reply: EvaluateReply, to: Message) -> Message:
     """Message that carries an evaluate reply back."""
-    metrics = MetricRecord({NUM_EXAMPLES: reply.num_examples, **reply.metrics})
+    metrics = MetricRecord({**reply.metrics, NUM_EXAMPLES: reply.num_examples})
     return Message(RecordDict({METRICS: metrics}), reply_to=to)
 
 

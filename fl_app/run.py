@@ -55,7 +55,7 @@ class Run:
         """Log a round and, after a cloud round, leave a checkpoint."""
         console.console.print(console.round_line(report, self.config.num_rounds))
         self._log(report.round, round_row(report))
-        if report.cloud_moved is not None:
+        if report.cloud_moved:
             self._save_checkpoint()
 
     def on_evaluate(self, report: EvaluateReport) -> None:

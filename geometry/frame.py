@@ -34,8 +34,10 @@ class Boxes:
         lengths = {len(field) for field in fields if field is not None}
         if len(lengths) > 1:
             raise ValueError(f"Boxes fields differ in length: {sorted(lengths)}")
-        if not np.isfinite(self.xyxy_px).all():
-            raise ValueError("Boxes.xyxy_px holds NaN or infinity")
+        for name in ("xyxy_px", "cuboids_world"):
+            field = getattr(self, name)
+            if field is not None and not np.isfinite(field).all():
+                raise ValueError(f"Boxes.{name} holds NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -282,18 +282,21 @@ class _DeltaMean:
 
     def result(self) -> Arrays:
         weight = self._weight or 1.0
-        return {name: _cast(start + self._sum[name] / weight, start.dtype) for name, start in self._reference.items()}
+        return {
+            name: _cast(np.asarray(start + self._sum[name] / weight), start.dtype)
+            for name, start in self._reference.items()
+        }
 
 
 def _dot(a: ndarray, b: ndarray | None, origin: ndarray, scratch: ndarray) -> float:
     """(a - origin) · (b - origin), b = a when it is None."""
-    buffer = scratch if origin.dtype == scratch.dtype else np.empty(CHUNK, origin.dtype)
+    buffer = scratch if origin.dtype in (np.float16, np.float32) else np.empty(CHUNK, origin.dtype)
     total = 0.0
     for begin in range(0, origin.size, CHUNK):
         part = slice(begin, begin + CHUNK)
         start = origin[part]
-        delta = np.subtract(a[part], start, out=buffer[: start.size])
-        total += float(np.dot(delta, delta if b is None else b[part] - start))
+        delta = np.subtract(a[part], start, out=buffer[: start.size], dtype=buffer.dtype)
+        total += float(np.dot(delta, delta if b is None else np.subtract(b[part], start, dtype=buffer.dtype)))
     return total
 
 
@@ -306,10 +309,12 @@ def _sum_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _scaled(values: ndarray, share: float, dtype: np.dtype) -> ndarray:
-    return np.asarray(np.multiply(values, share, dtype=_sum_dtype(dtype)))  # numpy makes a scalar of a 0-d product
+    return np.asarray(
+        np.multiply(values, share, dtype=_sum_dtype(dtype), order="C")
+    )  # numpy makes a scalar of a 0-d product
 
 
 def _cast(values: ndarray, dtype: np.dtype) -> ndarray:
     if _is_integer(dtype):
-        values = np.rint(values)
+        values = np.asarray(np.rint(values))
     return np.asarray(values, dtype)

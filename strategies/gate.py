@@ -9,6 +9,8 @@ from numpy import ndarray
 
 from strategies.aggregation import update_norm
 
+LARGEST_INTEGER = 2.0**53  # whole numbers up to here are exact in the sums
+
 
 class Cause(StrEnum):
     """Why a vehicle's update is not in the aggregate. The first group never arrived, the second was refused."""
@@ -96,15 +98,22 @@ def _misfit(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> 
             return Verdict(Cause.SHAPE, f"{name}: {arrays[name].shape}, model has {start.shape}")
         if arrays[name].dtype != start.dtype:
             return Verdict(Cause.DTYPE, f"{name}: {arrays[name].dtype}, model has {start.dtype}")
+        if start.dtype.kind in "iu" and start.size and np.abs(arrays[name].astype(np.float64)).max() > LARGEST_INTEGER:
+            return Verdict(Cause.NORM, f"{name}: integers beyond 2^53 cannot be averaged")
     return Verdict()
 
 
 def _norm_limit(reference: Mapping[str, ndarray], config: GateConfig, typical_norm: float) -> float:
-    model_norm = np.sqrt(sum(float(np.vdot(v, v)) for v in reference.values() if np.issubdtype(v.dtype, np.inexact)))
+    model_norm = np.sqrt(sum(_squared_norm(values) for values in reference.values() if values.dtype.kind in "fc"))
     limit = config.max_update_ratio * model_norm if model_norm > 0 else np.inf
     if typical_norm > 0 and config.max_norm_growth > 0:
         limit = min(limit, config.max_norm_growth * typical_norm)
     return float(limit)
+
+
+def _squared_norm(values: ndarray) -> float:
+    wide = values.astype(np.float64)
+    return float(np.vdot(wide, wide))
 
 
 def _not_finite(arrays: Mapping[str, ndarray]) -> str:

@@ -5,7 +5,6 @@ RSU it is FedAvg. This class plans, sends and counts; `aggregation`, `gate` and 
 """
 
 import logging
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ from strategies.gate import Cause, GateConfig
 from strategies.membership import NotEnoughVehicles, changes, greet, wait_for_nodes
 from strategies.profile import PROFILES, Profile
 from strategies.report import EvaluateReport, Loss, RoundReport, tally, weighted_metrics
-from strategies.rsu_round import Participation, RsuRound, error_loss, in_plan_order, plan_round
+from strategies.rsu_round import Participation, RsuRound, error_loss, in_plan_order, plan_round, share_of
 from strategies.server_optimizer import ServerOptimizerConfig, server_step
 from strategies.state import RunState
 from strategies.topology import Member, Topology, assign
@@ -80,6 +79,8 @@ class HierarchicalConfig:
         for name in (self.rsu_rule, self.cloud_rule):
             if name not in RULES:
                 raise ValueError(f"unknown rule {name!r}; known: {', '.join(RULES)}")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every must not be negative, got {self.evaluate_every}")
         if self.profile and self.profile not in PROFILES:
             raise ValueError(f"unknown profile {self.profile!r}; known: {', '.join(PROFILES)}")
 
@@ -109,7 +110,7 @@ class Hierarchical(Strategy):
         self.config, self.state, self.topology = config, state, Topology(())
         self._on_round, self._on_evaluate, self._train_root = on_round, on_evaluate, train_root
         self._profile = Profile(PROFILES[config.profile], config.seed) if config.profile else None
-        self._resumed_at, self._started_s = state.round, time.monotonic()
+        self._started_s = time.monotonic()
         self._rounds: dict[str, RsuRound] = {}
         self._new_losses: list[Loss] = []
 
@@ -127,7 +128,7 @@ class Hierarchical(Strategy):
         """Plan this round at every RSU and make its messages, one at a time as the grid takes them."""
         self._started_s = time.monotonic()
         self._refresh_members(grid)
-        round_number = self._resumed_at + server_round
+        round_number = self.state.round + 1
         self._rounds = {rsu: self._plan(rsu, i, round_number) for i, rsu in enumerate(self.topology.rsus)}
         return self._requests(round_number, config)
 
@@ -164,7 +165,7 @@ class Hierarchical(Strategy):
             self._rounds[rsu].take(member.vehicle, reply)
             if all(rsu_round.full for rsu_round in self._rounds.values()):
                 break
-        report = self._close_round(self._resumed_at + server_round)
+        report = self._close_round(self.state.round + 1)
         self._on_round(report)
         metrics = weighted_metrics([pair for r in self._rounds.values() for pair in r.metrics.values()])
         self._rounds = {}
@@ -211,7 +212,7 @@ class Hierarchical(Strategy):
         model_bytes = count_bytes(state.arrays)
         if not config.flat:
             state.traffic = state.traffic.plus(cloud_up=model_bytes * len(updates))
-        if not updates or len(updates) < math.ceil(config.participation.quorum * len(self.topology.rsus)):
+        if not updates or len(updates) < share_of(config.participation.quorum, len(self.topology.rsus)):
             logger.warning("round %d: %d RSUs have news, the cloud's quorum is not met", state.round, len(updates))
             return False
         merged = self._merge_in_cloud(updates)
@@ -233,7 +234,8 @@ class Hierarchical(Strategy):
         return self._train_root(reference, round_number)
 
     def _count_traffic(self, rsu_round: RsuRound) -> None:
-        down = count_bytes(rsu_round.reference) * (len(rsu_round.plan.asked) + len(rsu_round.plan.late))
+        plan = rsu_round.plan
+        down = count_bytes(rsu_round.reference) * (len(plan.asked) + len(plan.late) + len(plan.surplus))
         up = rsu_round.bytes_up
         cloud = {"cloud_up": up, "cloud_down": down} if self.config.flat else {}
         self.state.traffic = self.state.traffic.plus(vehicle_up=up, vehicle_down=down, **cloud)
@@ -260,7 +262,10 @@ class Hierarchical(Strategy):
         vehicle_of_node = {member.node_id: member.vehicle for member in self._everyone()}
         rows, losses = {}, []
         for reply in replies:
-            vehicle = vehicle_of_node.get(reply.metadata.src_node_id, f"node-{reply.metadata.src_node_id}")
+            vehicle = vehicle_of_node.get(reply.metadata.src_node_id)
+            if vehicle is None:
+                losses.append(Loss(f"node-{reply.metadata.src_node_id}", Cause.STRANGER, "was not asked"))
+                continue
             try:
                 answer = decode_evaluate_reply(reply) if reply.has_content() else None
             except (MessageError, ValueError, TypeError) as error:
@@ -305,8 +310,9 @@ class Hierarchical(Strategy):
         gone, new = changes(self.topology, sorted(grid.get_node_ids()))
         for vehicle in gone:
             self.topology = self.topology.leave(vehicle)
-        if new:
-            members, losses = greet(grid, new, config.join_timeout_s, config.gate.max_examples)
+        if new and self.state.round % config.rsu_rounds == 0:  # newcomers join where a cloud period begins
+            taken = self.topology.members
+            members, losses = greet(grid, new, config.join_timeout_s, config.gate.max_examples, taken)
             self._new_losses += losses
             for member in members:
                 self.topology = self.topology.join(member)

@@ -1,6 +1,7 @@
 """Finding out who is there: the hello that every new node is asked for, and the topology that follows."""
 
 import time
+from collections.abc import Collection
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -33,8 +34,10 @@ def wait_for_nodes(grid: Grid, count: int, timeout_s: float, poll_s: float = 0.5
     return nodes
 
 
-def greet(grid: Grid, node_ids: list[int], timeout_s: float, max_examples: int) -> tuple[list[Member], list[Loss]]:
-    """Ask nodes who they are. A node that errs, stays silent or talks nonsense is a loss, not a member."""
+def greet(
+    grid: Grid, node_ids: list[int], timeout_s: float, max_examples: int, taken: Collection[str] = ()
+) -> tuple[list[Member], list[Loss]]:
+    """Ask nodes who they are. One that errs, stays silent, talks nonsense or takes a name of `taken` is a loss."""
     requests = [Message(RecordDict({CONFIG: ConfigRecord()}), node_id, HELLO_ACTION) for node_id in node_ids]
     members, losses, silent = {}, [], set(node_ids)
     for reply in grid.send_and_receive(requests, timeout=timeout_s):
@@ -51,7 +54,7 @@ def greet(grid: Grid, node_ids: list[int], timeout_s: float, max_examples: int) 
             continue
         if not 0 < hello.num_examples <= max_examples:
             losses.append(Loss(hello.vehicle, Cause.WEIGHT, f"hello claims {hello.num_examples} examples"))
-        elif hello.vehicle in members:
+        elif hello.vehicle in members or hello.vehicle in taken:
             losses.append(Loss(hello.vehicle, Cause.STRANGER, "the name is taken by another node"))
         else:
             members[hello.vehicle] = Member(hello.vehicle, node_id, hello.region, hello.num_examples)

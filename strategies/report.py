@@ -1,5 +1,6 @@
 """What happened in a round, as values: the strategy makes them, whoever logs or draws takes them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,11 +89,11 @@ def tally(losses: Mapping[str, Mapping[str, int]], new: tuple[Loss, ...]) -> dic
 
 
 def weighted_metrics(rows: list[tuple[Mapping[str, float], int]]) -> dict[str, float]:
-    """Mean of each metric over the rows that have it, weighted by examples; NaN values are left out."""
+    """Mean of each metric over the rows that have it, weighted by examples; NaN and infinity are left out."""
     names = sorted({name for metrics, _ in rows for name in metrics})
     out = {}
     for name in names:
-        pairs = [(m[name], weight) for m, weight in rows if name in m and m[name] == m[name]]
+        pairs = [(m[name], weight) for m, weight in rows if name in m and math.isfinite(m[name])]
         total = sum(weight for _, weight in pairs)
         if total > 0:
             out[name] = sum(value * weight for value, weight in pairs) / total

@@ -43,12 +43,17 @@ class Participation:
 
 @dataclass(frozen=True)
 class Plan:
-    """Whom one RSU asks in one round; `late` are asked in vain because the profile says so."""
+    """Whom one RSU asks in one round.
+
+    With a profile, `asked` are those whose update will be used. `late` would miss the deadline and `surplus` would come
+    after enough others: both are sent the model in vain.
+    """
 
     rsu: str
     asked: tuple[Member, ...]
     wanted: int
     late: tuple[Member, ...] = ()
+    surplus: tuple[Member, ...] = ()
     simulated_s: float = 0.0
 
 
@@ -70,8 +75,8 @@ def plan_round(
         profile: simulated speeds, or None for the wall clock.
         work: local epochs and model bytes, which the simulated time depends on.
     """
-    wanted = math.ceil(participation.fraction * len(members))
-    count = min(len(members), math.ceil(wanted * (1 + participation.over_selection)))
+    wanted = share_of(participation.fraction, len(members))
+    count = min(len(members), share_of(1 + participation.over_selection, wanted))
     chosen = [members[i] for i in sorted(rng.choice(len(members), count, replace=False))]
     if profile is None:
         return Plan(rsu, tuple(chosen), wanted)
@@ -82,8 +87,9 @@ def plan_round(
     ]
     kept = sorted(in_time[:wanted])
     late = tuple(m for m in chosen if seconds[m.vehicle] > participation.deadline_s)
+    surplus = tuple(sorted(in_time[wanted:]))
     closes_s = max((seconds[m.vehicle] for m in kept), default=0.0)
-    return Plan(rsu, tuple(kept), wanted, late, closes_s if len(kept) == wanted else participation.deadline_s)
+    return Plan(rsu, tuple(kept), wanted, late, surplus, closes_s if len(kept) == wanted else participation.deadline_s)
 
 
 @dataclass
@@ -141,9 +147,11 @@ class RsuRound:
 
     def close(self, quorum: float) -> tuple[Arrays | None, RsuReport]:
         """The RSU's next model, or None when the quorum was not met, and what happened."""
-        self.losses += [Loss(vehicle, Cause.LATE, "no reply before the deadline") for vehicle in sorted(self._waiting)]
+        if not self.full:
+            late = sorted(self._waiting)
+            self.losses += [Loss(vehicle, Cause.LATE, "no reply before the deadline") for vehicle in late]
         count, examples = self._accumulator.count, int(self._accumulator.weight)
-        moved = count > 0 and count >= math.ceil(quorum * self.plan.wanted)
+        moved = count > 0 and count >= share_of(quorum, self.plan.wanted)
         metrics = weighted_metrics(list(self.metrics.values()))
         report = RsuReport(self.plan.rsu, self.plan.wanted, count, examples, moved, metrics)
         return (self._accumulator.result() if moved else None), report
@@ -157,6 +165,11 @@ class RsuRound:
         self._accumulator.add(reply.arrays, reply.num_examples)
         self.norms.append(verdict.norm)
         self.metrics[vehicle] = (reply.metrics, reply.num_examples)
+
+
+def share_of(fraction: float, count: int) -> int:
+    """`fraction` of `count`, rounded up; the product's own rounding error does not count (0.07 of 100 is 7)."""
+    return math.ceil(fraction * count - 1e-9)
 
 
 def error_loss(vehicle: str, message: Message) -> Loss:
@@ -173,11 +186,15 @@ def in_plan_order(replies: Iterable[Message], order: list[int], max_held: int) -
     on and taken whenever it comes.
     """
     held: dict[int, Message] = {}
+    repeated: list[Message] = []
     rank = {node_id: position for position, node_id in enumerate(order)}
     position = 0
     for reply in replies:
         node_id = reply.metadata.src_node_id
-        if rank.get(node_id, -1) < position or node_id in held:
+        if node_id in held:
+            repeated.append(reply)
+            continue
+        if rank.get(node_id, -1) < position:
             yield reply
             continue
         held[node_id] = reply
@@ -187,3 +204,4 @@ def in_plan_order(replies: Iterable[Message], order: list[int], max_held: int) -
                 yield held.pop(order[position])
             position += 1
     yield from (held[node_id] for node_id in sorted(held, key=rank.__getitem__))
+    yield from repeated

@@ -33,7 +33,7 @@ class ServerOptimizerConfig:
     def __post_init__(self) -> None:
         if self.name not in SERVER_OPTIMIZERS:
             raise ValueError(f"unknown server optimizer {self.name!r}; known: {', '.join(SERVER_OPTIMIZERS)}")
-        if self.learning_rate <= 0 or self.tau <= 0:
+        if not (self.learning_rate > 0 and self.tau > 0):
             raise ValueError(f"learning_rate and tau must be positive, got {self}")
         if not (0 <= self.momentum < 1 and 0 <= self.beta_2 < 1):
             raise ValueError(f"momentum and beta_2 must lie in [0, 1), got {self}")
@@ -59,13 +59,13 @@ def fedadam(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged:
     """FedAdam (Reddi et al. 2021, algorithm 2): m, v of delta; w <- w + eta m / (sqrt(v) + tau). No bias correction."""
     moments: Arrays = {}
     for name in _trainable(start):
-        delta = merged[name] - start[name]
+        delta = np.asarray(merged[name] - start[name])
         m, v = state.get(f"m/{name}", np.float32(0)), state.get(f"v/{name}", np.float32(config.tau**2))
         moments[f"m/{name}"] = np.asarray(config.momentum * m + (1 - config.momentum) * delta)
         moments[f"v/{name}"] = np.asarray(config.beta_2 * v + (1 - config.beta_2) * delta**2)
 
     def step(name: str, _: ndarray) -> ndarray:
-        return config.learning_rate * moments[f"m/{name}"] / (np.sqrt(moments[f"v/{name}"]) + config.tau)
+        return np.asarray(config.learning_rate * moments[f"m/{name}"] / (np.sqrt(moments[f"v/{name}"]) + config.tau))
 
     return _stepped(start, merged, step), moments
 
@@ -90,5 +90,6 @@ def _trainable(arrays: Mapping[str, ndarray]) -> list[str]:
 def _stepped(start: Arrays, merged: Arrays, step: Callable[[str, ndarray], ndarray]) -> Arrays:
     out = dict(merged)
     for name in _trainable(start):
-        out[name] = np.asarray(start[name] + step(name, merged[name] - start[name]), start[name].dtype)
+        delta = np.asarray(merged[name] - start[name])
+        out[name] = np.asarray(start[name] + step(name, delta), start[name].dtype)
     return out

@@ -61,6 +61,8 @@ class RunState:
         Raises:
             KeyError, TypeError: a counter is missing or of the wrong type.
         """
+        if counters.keys() != cls(arrays).counters().keys():
+            raise KeyError(f"counters are {sorted(counters)}")
         values = dict(counters)
         clock, traffic = Clock(values.pop("clock")), Traffic(**values.pop("traffic"))  # type: ignore[arg-type]
         return cls(arrays=arrays, optimizer=optimizer, clock=clock, traffic=traffic, **values)  # type: ignore[arg-type]

@@ -79,15 +79,26 @@ def assign(members: Iterable[Member], num_rsus: int) -> Topology:
         raise ValueError(f"there must be at least one RSU, got {num_rsus}")
     if len(members) < num_rsus:
         raise ValueError(f"{num_rsus} RSUs need at least as many vehicles, got {len(members)}")
-    groups: list[list[Member]] = [[] for _ in range(num_rsus)]
     regions = {region: [m for m in members if m.region == region] for region in sorted({m.region for m in members})}
+    groups: list[list[Member]] = [[] for _ in range(min(num_rsus, len(regions)))]
     for _, region_members in sorted(regions.items(), key=lambda item: -len(item[1])):
         min(groups, key=len).extend(region_members)
-    while not all(groups):
-        largest = max(groups, key=len)
-        groups[next(i for i, group in enumerate(groups) if not group)] = [largest.pop()]
+    groups = _split(groups, num_rsus)
     topology = Topology(tuple(f"rsu-{i}" for i in range(num_rsus)))
     for i, group in enumerate(sorted(groups, key=lambda group: min(group))):
         for member in group:
             topology = topology.join(member, f"rsu-{i}")
     return topology
+
+
+def _split(groups: list[list[Member]], count: int) -> list[list[Member]]:
+    """Cut groups into `count` parts in all, the largest most often, each into parts of equal size (+-1)."""
+    parts = [1] * len(groups)
+    while sum(parts) < count:
+        fullest = max(range(len(groups)), key=lambda i: len(groups[i]) / parts[i])
+        parts[fullest] += 1
+    return [
+        group[i * len(group) // n : (i + 1) * len(group) // n]
+        for group, n in zip(groups, parts, strict=True)
+        for i in range(n)
+    ]

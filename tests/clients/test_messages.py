@@ -211,7 +211,6 @@ def test_metrics_that_are_lists_are_left_out() -> None:
     assert decode_evaluate_reply(message) == EvaluateReply(2, {"loss": 0.5})
 
 
-@pytest.mark.xfail(strict=True, reason="a metric of that name overwrites the weight")
 def test_a_metric_cannot_overwrite_the_weight() -> None:
     message = encode_train_reply(TrainReply(MODEL, 12, {"num-examples": 10**6}), request())
     assert decode_train_reply(message).num_examples == 12

@@ -54,7 +54,6 @@ def test_boxes_that_are_not_finite_are_refused(bad: float) -> None:
         Boxes(np.array([[0, 0, bad, 1]], np.float32), np.zeros(1, np.int64))
 
 
-@pytest.mark.xfail(strict=True, reason="the docstring says any coordinate, the check looks at xyxy_px alone")
 def test_cuboids_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
         Boxes(np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.full((1, 7), np.nan, np.float32))

@@ -130,12 +130,6 @@ def test_mean_of_tensors_without_axes(dtype: type) -> None:
     assert float(merged) == (4 if dtype is np.int64 else pytest.approx(expected, rel=1e-3))
 
 
-@pytest.mark.xfail(strict=True, reason="integers beyond 2^53 pass through float64 and are not kept")
-def test_mean_of_one_keeps_large_integers() -> None:
-    update = vector(2**53 + 1, dtype=np.int64)
-    same_bits(merge("mean", [(update, 1.0)], vector(0, dtype=np.int64), CONFIG), update)
-
-
 # Rules that look at all updates at once
 
 

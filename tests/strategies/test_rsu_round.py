@@ -73,7 +73,6 @@ def test_fraction_and_over_selection(fraction: float, over_selection: float, wan
     assert (chosen.wanted, len(chosen.asked), chosen.late, chosen.simulated_s) == (wanted, asked, (), 0.0)
 
 
-@pytest.mark.xfail(strict=True, reason="0.07 · 100 is 7.000000000000001 in floating point, and is rounded up")
 def test_seven_of_a_hundred_are_seven() -> None:
     assert plan(100, Participation(fraction=0.07)).wanted == 7
 
@@ -183,7 +182,6 @@ def test_duplicates_and_strangers_pass_through_at_once() -> None:
     assert nodes(in_plan_order(from_nodes([1, 1, 99, 2]), [1, 2], 5)) == [1, 1, 99, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="a duplicate of a reply that is held back overtakes it, and so counts first")
 def test_a_duplicate_never_overtakes_the_first_answer() -> None:
     first, second, other = from_nodes([2, 2, 1])
     out = list(in_plan_order([first, second, other], [1, 2], 5))
@@ -323,7 +321,6 @@ def test_quorum(wanted: int, quorum: float, accepted: int, moves: bool) -> None:
     assert len(rsu_round.losses) == wanted - accepted
 
 
-@pytest.mark.xfail(strict=True, reason="0.28 · 25 is 7.000000000000001 in floating point, and is rounded up")
 def test_a_quorum_of_28_percent_of_25_is_7() -> None:
     rsu_round = new_round(25)
     for i in range(7):

@@ -31,7 +31,6 @@ def test_a_single_region_is_split_when_an_rsu_would_be_empty() -> None:
     assert [names(topology, rsu) for rsu in topology.rsus] == [["v00"], ["v01"], ["v02"]]
 
 
-@pytest.mark.xfail(strict=True, reason="a split region gives away one vehicle only: 5 and 1")
 def test_a_split_region_is_evened_out() -> None:
     topology = assign(fleet(["a"] * 6), 2)
     assert [len(topology.vehicles(rsu)) for rsu in topology.rsus] == [3, 3]
