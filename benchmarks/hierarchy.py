@@ -29,7 +29,7 @@ from numpy import ndarray
 from fl_app.simulation import quiet_environment
 
 VEHICLES, RSUS, PATCH_PX, KAPPAS = 12, 4, 16, (1, 2, 5)
-CLASSES, TRAIN_PATCHES, TEST_PATCHES, SMOOTH_ROUNDS, TARGET_SHARE = 11, 3300, 880, 5, 0.95
+CLASSES, TRAIN_PATCHES, TEST_PATCHES, SMOOTH_ROUNDS, TARGET_SHARE = 11, 2200, 880, 5, 0.95
 CONCENTRATION = 0.3  # of the Dirichlet split of classes over regions: small is more unlike
 
 
@@ -183,14 +183,14 @@ def fit(arrays: dict[str, ndarray], patches: Patches, epochs: int, seed: Sequenc
     parameters = list(net.requires_grad_().parameters())
     for _ in range(epochs):
         order = rng.permutation(len(patches.labels))
-        for index in np.array_split(order, max(1, len(order) // 25)):
+        for index in np.array_split(order, max(1, len(order) // 32)):
             loss = torch.nn.functional.cross_entropy(
                 net(_inputs(patches.images[index])), torch.from_numpy(patches.labels[index])
             )
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.sub_(gradient, alpha=0.1)
+                    parameter.sub_(gradient, alpha=0.2)
     return {name: tensor.detach().numpy() for name, tensor in net.state_dict().items()}
 
 

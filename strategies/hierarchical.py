@@ -125,12 +125,12 @@ class Hierarchical(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Plan this round at every RSU and make its messages, one at a time as the grid takes them."""
+        """Plan this round at every RSU and make its messages. A list: Flower's HTTP grid goes through them twice."""
         self._started_s = time.monotonic()
         self._refresh_members(grid)
         round_number = self.state.round + 1
         self._rounds = {rsu: self._plan(rsu, i, round_number) for i, rsu in enumerate(self.topology.rsus)}
-        return self._requests(round_number, config)
+        return list(self._requests(round_number, config))
 
     def _plan(self, rsu: str, index: int, round_number: int) -> RsuRound:
         reference, config = self.state.model_of(rsu), self.config
@@ -252,10 +252,10 @@ class Hierarchical(Strategy):
             return []
         record = to_record(self.state.arrays)
         settings = {**config, "server-round": self.state.round}
-        return (
+        return [
             Message(encode_request(record, settings), m.node_id, MessageType.EVALUATE, group_id=str(self.state.round))  # type: ignore[arg-type]
             for m in self._everyone()
-        )
+        ]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average what the vehicles measured, per RSU and over all, weighted by their test frames."""

@@ -1,0 +1,81 @@
+"""A deployment on loopback: one SuperLink, a SuperNode for every vehicle, `flwr run` as a user would type it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.simulation.conftest import ROOT, TINY, Simulation
+
+BIN = Path(sys.executable).parent
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+@contextmanager
+def _running(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]], env=env, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(20)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    quiet = {
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    (tmp_path / "flwr").mkdir()
+    return {**os.environ, **quiet}
+
+
+def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    link, health, *nodes = _free_ports(4)
+    config = f'{TINY} cloud-rounds=2 output-dir="{tmp_path}/deployed" run-name="run"'
+    config = config.replace(" cloud-rounds=3", "")
+    connection = f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+    (tmp_path / "flwr" / "config.toml").write_text(connection)
+    with ExitStack() as stack:
+        start = lambda name, *command: stack.enter_context(  # noqa: E731
+            _running(*command, env=environment, log=tmp_path / f"{name}.log")
+        )
+        where = ("--host", "127.0.0.1", "--port", str(link), "--health-server-address", f"127.0.0.1:{health}")
+        start("superlink", "flower-superlink", "--insecure", *where, "--database", str(tmp_path / "link.db"))
+        time.sleep(8)
+        for i, port in enumerate(nodes):
+            who = ("--port", str(port), "--node-config", f"partition-id={i} num-partitions=2")
+            start(f"node-{i}", "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}", *who)
+        run = [str(BIN / "flwr"), "run", str(ROOT), "here", "--stream", "-c", config]
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=400)
+    weights = tmp_path / "deployed" / "run" / "model.safetensors"
+    logs = "".join(path.read_text()[-1500:] for path in tmp_path.glob("*.log"))
+    assert weights.exists(), done.stdout[-3000:] + done.stderr[-2000:] + logs
+    local = Simulation(tmp_path / "local")
+    assert local.run(config="cloud-rounds=2").returncode == 0
+    deployed, here = load_file(weights), load_file(tmp_path / "local" / "run" / "model.safetensors")
+    assert all((deployed[name] == here[name]).all() for name in here)
