@@ -40,7 +40,7 @@ class Array(flower.Array):
         shared = np.asarray(values).view()  # a 0-d result of numpy's arithmetic is a scalar
         if shared.dtype.hasobject:
             raise MessageError(f"arrays of Python objects cannot be sent (dtype {shared.dtype})")
-        shared.flags.writeable = False
+        shared.setflags(write=False)
         self.__dict__.update(dtype=_dtype_name(shared.dtype), shape=shared.shape, stype="numpy.ndarray", _values=shared)
 
     @property

@@ -5,6 +5,8 @@ vehicles. A vehicle that exceeds the timeout is given up on, its thread replaced
 is done. Threads cannot be killed: a client that must survive a crash of its process needs another engine.
 """
 
+import contextlib
+import ctypes
 import itertools
 import queue
 import threading
@@ -21,6 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity  # no public way yet to gi
 
 CLIENT_APP_RAISED_EXCEPTION, NODE_UNAVAILABLE = 2, 5  # Flower's error codes
 RUN_ID = 1
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 @dataclass(eq=False)
@@ -51,6 +54,7 @@ class LocalGrid(Grid):
     def __init__(self, client_app: ClientApp, num_nodes: int, run_config: Mapping, *, workers: int = 2) -> None:
         if num_nodes < 1 or workers < 1:
             raise ValueError(f"LocalGrid needs at least one node and one worker, got {num_nodes} and {workers}")
+        _share_one_heap()
         self._app, self._workers = client_app, workers
         self._contexts = {
             i + 1: Context(
@@ -195,3 +199,13 @@ class LocalGrid(Grid):
             reply = Message(Error(CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}: {error}"), reply_to=message)
         reply.metadata.__dict__["_message_id"] = f"{message.metadata.message_id}-reply"
         return reply
+
+
+def _share_one_heap() -> None:
+    """Have new threads allocate from the main heap: with an arena each, glibc keeps a freed model for every thread.
+
+    Costs nothing measurable; a low M_MMAP_THRESHOLD saves the same memory but half of the training speed (page faults).
+    Does nothing where the C library is another one.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

@@ -22,6 +22,7 @@ from perception.detector import STRIDE, Detections, Detector, decode_boxes
 from perception.labels import IGNORE, SEGMENTS
 from perception.losses import LossParts, LossWeights, detector_loss
 from perception.metrics import DetectionMetrics, box_metrics, combine, confusion_matrix
+from perception.optimizer import make_optimizer
 from perception.targets import NO_BOX, AugmentConfig, Samples, augment, box_targets, make_samples
 
 
@@ -32,8 +33,8 @@ class TrainConfig:
     Args:
         epochs: passes over the samples.
         batch_size: images a step; the last batch of an epoch may be smaller.
-        lr: highest learning rate of AdamW.
-        weight_decay: of AdamW, on matrices and kernels only.
+        lr: highest learning rate, see `MuonAdamW`.
+        weight_decay: decoupled, on kernels only.
         warmup_steps: steps over which the rate rises linearly to `lr`.
         schedule: after the warm-up the rate stays ("constant") or falls to zero along half a cosine ("cosine").
         proximal_mu: weight of FedProx's pull towards the reference; 0 is FedAvg.
@@ -44,8 +45,8 @@ class TrainConfig:
     """
 
     epochs: int = 1
-    batch_size: int = 8
-    lr: float = 2e-3
+    batch_size: int = 4
+    lr: float = 4e-3
     weight_decay: float = 1e-2
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
@@ -120,23 +121,17 @@ def train_epochs(
         raise ValueError("proximal_mu > 0 needs `reference`, the parameters of the global model")
     started_s = time.thread_time()
     batches = [batch for _ in range(config.epochs) for batch in _batches(len(samples), config.batch_size, generator)]
-    optimizer = make_optimizer(model, config)
+    model.to(memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(model, config.weight_decay)
     weights = segment_weights(samples)
-    model.train()
     sums: dict[str, float] = {}
     for step, indices in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = group.get("base",config.lr) * lr_factor(step, len(batches), config)
         batch = augment(samples.select(indices), config.augment, generator)
-        for name, value in _step(model, optimizer, batch, weights, config, reference).items():
+        for name, value in _backward(model, batch, weights, config, reference).items():
             sums[name] = sums.get(name, 0.0) + value
+        optimizer.step(config.lr * lr_factor(step, len(batches), config))
     means = {name: value / len(batches) for name, value in sums.items()}
     return TrainReport(means, len(batches), sum(map(len, batches)), time.thread_time() - started_s)
-
-
-def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), in one fused kernel."""
-    return torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.lr, fused=True)
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
@@ -202,19 +197,14 @@ def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return images.to(torch.float32, memory_format=torch.channels_last) / 255
 
 
-def upsampled(segments: Float[Tensor, "b s h w"]) -> Float[Tensor, "b s height width"]:
-    """Segmentation logits at the images' size."""
-    return interpolate(segments, scale_factor=float(STRIDE), mode="bilinear")
-
-
-def _step(
+def _backward(
     model: Detector,
-    optimizer: torch.optim.Optimizer,
     batch: Samples,
     weights: Float[Tensor, "s"],
     config: TrainConfig,
     reference: Mapping[str, Tensor] | None,
 ) -> dict[str, float]:
+    """Leave the gradients of one batch in the model; returns its losses."""
     output = model(as_input(batch.images))
     stride = batch.masks.shape[1] // output.segments.shape[2]
     masks = batch.masks[:, stride // 2 :: stride, stride // 2 :: stride]
@@ -224,9 +214,7 @@ def _step(
     values = {**_values(parts), "total": float(total.detach()), "proximal": float(pull.detach())}
     if not math.isfinite(values["total"] + values["proximal"]):
         raise FloatingPointError(f"training diverged: losses {values}; lower the learning rate")
-    optimizer.zero_grad()
     (total + pull).backward()
-    optimizer.step()
     return values
 
 
@@ -238,12 +226,6 @@ def proximal_term(model: Detector, reference: Mapping[str, Tensor], mu: float) -
 
 def _values(parts: LossParts) -> dict[str, float]:
     return {name: float(getattr(parts, name).detach()) for name in parts.__dataclass_fields__}
-
-
-def _parameter_groups(model: Detector, weight_decay: float) -> list[dict]:
-    kernels = [value for value in model.parameters() if value.ndim > 1]
-    others = [value for value in model.parameters() if value.ndim <= 1]
-    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 Arrays = dict[str, ndarray]
-CHUNK = 1 << 14  # elements worked on at a time: a few float32 buffers of it stay in the L2 cache
+CHUNK = 1 << 16  # elements worked on at a time: a few float32 buffers of it stay in the L2 cache
 
 
 @dataclass(frozen=True)

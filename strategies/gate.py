@@ -8,6 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from strategies.aggregation import update_norm
+from strategies.packing import Layout
 
 LARGEST_INTEGER = 2.0**53  # whole numbers up to here are exact in the sums
 
@@ -68,20 +69,35 @@ class ReplyGate:
         reference: the model that was sent.
         config: limits.
         typical_norm: median length of the updates accepted in the last round, 0 if there was none.
+        layout: how `reference` is packed, when the caller packs the replies anyway.
     """
 
-    def __init__(self, reference: Mapping[str, ndarray], config: GateConfig, typical_norm: float = 0.0) -> None:
+    def __init__(
+        self,
+        reference: Mapping[str, ndarray],
+        config: GateConfig,
+        typical_norm: float = 0.0,
+        layout: Layout | None = None,
+    ) -> None:
         self._reference, self._config = reference, config
+        self._layout = layout or Layout(reference)
+        self._packed = self._layout.pack(reference)
         self._norm_limit = _norm_limit(reference, config, typical_norm)
 
     def inspect(self, arrays: Mapping[str, ndarray], num_examples: int) -> Verdict:
         """Judge one reply's model and the weight that it claims."""
+        verdict = self.inspect_form(arrays, num_examples)
+        return verdict if verdict.cause is not None else self.inspect_length(self._layout.pack(arrays), arrays)
+
+    def inspect_form(self, arrays: Mapping[str, ndarray], num_examples: int) -> Verdict:
+        """Judge the weight, and whether names, shapes and dtypes are the model's."""
         if not 0 < num_examples <= self._config.max_examples:
             return Verdict(Cause.WEIGHT, f"num-examples {num_examples}, allowed 1 to {self._config.max_examples}")
-        misfit = _misfit(arrays, self._reference)
-        if misfit.cause is not None:
-            return misfit
-        norm = update_norm(arrays, self._reference)
+        return _misfit(arrays, self._reference)
+
+    def inspect_length(self, packed: Mapping[str, ndarray], arrays: Mapping[str, ndarray]) -> Verdict:
+        """Judge the update's length; `arrays`, which `packed` holds, are for the message."""
+        norm = update_norm(packed, self._packed)
         if not np.isfinite(norm):
             return Verdict(Cause.NOT_FINITE, f"NaN or infinity in {_not_finite(arrays)}")
         if norm > self._norm_limit:

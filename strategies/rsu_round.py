@@ -10,6 +10,7 @@ from flwr.app import Message
 from clients.messages import MessageError, TrainReply, decode_train_reply
 from strategies.aggregation import Arrays, RuleConfig, new_accumulator
 from strategies.gate import Cause, GateConfig, ReplyGate
+from strategies.packing import Layout
 from strategies.profile import Profile
 from strategies.report import Loss, RsuReport, weighted_metrics
 from strategies.topology import Member
@@ -117,10 +118,12 @@ class RsuRound:
     bytes_up: int = 0
 
     def __post_init__(self) -> None:
-        self._gate = ReplyGate(self.reference, self.gate, self.typical_norm)
+        self._layout = Layout(self.reference)
+        self._gate = ReplyGate(self.reference, self.gate, self.typical_norm, self._layout)
         expected_weight = float(sum(member.num_examples for member in self.plan.asked)) or 1.0
         rule, config = self.rule
-        self._accumulator = new_accumulator(rule, self.reference, config, expected_weight, self.root)
+        reference, root = self._layout.pack(self.reference), self.root and self._layout.pack(self.root)
+        self._accumulator = new_accumulator(rule, reference, config, expected_weight, root)
         self._waiting = {member.vehicle for member in self.plan.asked}
         self.losses += [Loss(member.vehicle, Cause.LATE, "simulated") for member in self.plan.late]
 
@@ -154,15 +157,18 @@ class RsuRound:
         moved = count > 0 and count >= share_of(quorum, self.plan.wanted)
         metrics = weighted_metrics(list(self.metrics.values()))
         report = RsuReport(self.plan.rsu, self.plan.wanted, count, examples, moved, metrics)
-        return (self._accumulator.result() if moved else None), report
+        return (self._layout.unpack(self._accumulator.result()) if moved else None), report
 
     def _judge(self, vehicle: str, reply: TrainReply) -> None:
         self.bytes_up += sum(values.nbytes for values in reply.arrays.values())
-        verdict = self._gate.inspect(reply.arrays, reply.num_examples)
+        verdict = self._gate.inspect_form(reply.arrays, reply.num_examples)
+        if verdict.cause is None:
+            packed = self._layout.pack(reply.arrays)
+            verdict = self._gate.inspect_length(packed, reply.arrays)
         if verdict.cause is not None:
             self.losses.append(Loss(vehicle, verdict.cause, verdict.detail))
             return
-        self._accumulator.add(reply.arrays, reply.num_examples)
+        self._accumulator.add(packed, reply.num_examples)
         self.norms.append(verdict.norm)
         self.metrics[vehicle] = (reply.metrics, reply.num_examples)
 
