@@ -10,7 +10,7 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from strategies.aggregation import Arrays
+from strategies.arithmetic import Arrays
 from strategies.state import RunState
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"

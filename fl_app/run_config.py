@@ -9,9 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perception.datasets import FLEETS, FleetRequest
-from strategies.aggregation import RULES, RuleConfig
+from strategies.accumulator import RuleConfig
+from strategies.aggregation import RULES
 from strategies.gate import GateConfig
-from strategies.hierarchical import HierarchicalConfig
+from strategies.hierarchical_config import HierarchicalConfig
 from strategies.profile import PROFILES
 from strategies.rsu_round import Participation
 from strategies.server_optimizer import ServerOptimizerConfig

@@ -1,6 +1,7 @@
 """Server side of the hierarchy: who belongs where, how updates are judged and merged, and Flower's strategies."""
 
-from strategies.hierarchical import Hierarchical, HierarchicalConfig
+from strategies.hierarchical import Hierarchical
+from strategies.hierarchical_config import HierarchicalConfig
 
 STRATEGIES = {"hierarchical": Hierarchical}
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy import ndarray
 
-from strategies.aggregation import update_norm
+from strategies.arithmetic import update_norm
 from strategies.packing import Layout
 
 LARGEST_INTEGER = 2.0**53  # whole numbers up to here are exact in the sums

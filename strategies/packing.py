@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy import ndarray
 
-Arrays = dict[str, ndarray]
+from strategies.arithmetic import Arrays
+
 SMALL = 1 << 18  # bytes; a larger tensor is worth its own pass and is not copied
 
 

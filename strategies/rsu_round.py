@@ -8,7 +8,9 @@ import numpy as np
 from flwr.app import Message
 
 from clients.messages import MessageError, TrainReply, decode_train_reply
-from strategies.aggregation import Arrays, RuleConfig, new_accumulator
+from strategies.accumulator import RuleConfig
+from strategies.aggregation import new_accumulator
+from strategies.arithmetic import Arrays
 from strategies.gate import Cause, GateConfig, ReplyGate
 from strategies.packing import Layout
 from strategies.profile import Profile

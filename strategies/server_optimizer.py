@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-Arrays = dict[str, ndarray]
+from strategies.arithmetic import Arrays
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from strategies.aggregation import Arrays
+from strategies.arithmetic import Arrays
 from strategies.profile import Clock
 from strategies.report import Traffic
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from strategies.aggregation import RULES, Arrays, RuleConfig, merge
+from strategies.accumulator import RuleConfig
+from strategies.aggregation import RULES, merge
+from strategies.arithmetic import Arrays
 
 CONFIG = RuleConfig(clip_norm=100.0)
 DTYPES = {"a.weight": np.float32, "b": np.float64, "c": np.float16, "n": np.int64, "empty": np.float32}

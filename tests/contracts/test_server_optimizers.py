@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strategies.aggregation import Arrays
+from strategies.arithmetic import Arrays
 from strategies.server_optimizer import SERVER_OPTIMIZERS, ServerOptimizerConfig, server_step
 
 pytestmark = pytest.mark.parametrize("name", SERVER_OPTIMIZERS)

@@ -9,7 +9,8 @@ from flwr.serverapp.strategy import Strategy
 
 from clients.messages import Arrays, to_record
 from strategies import STRATEGIES
-from strategies.hierarchical import Hierarchical, HierarchicalConfig
+from strategies.hierarchical import Hierarchical
+from strategies.hierarchical_config import HierarchicalConfig
 from strategies.rsu_round import Participation
 from strategies.state import RunState
 from tests.fakes import EVALUATE, TRAIN, Adder, FakeGrid, Fleet, failing, silent

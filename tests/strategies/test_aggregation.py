@@ -9,19 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from strategies import aggregation
-from strategies.aggregation import (
-    CHUNK,
-    RULES,
-    Arrays,
-    RuleConfig,
-    WeightedMean,
-    add_scaled,
-    merge,
-    new_accumulator,
-    update_dot,
-    update_norm,
-)
+from strategies import accumulator, arithmetic, robust
+from strategies.accumulator import RuleConfig, WeightedMean
+from strategies.aggregation import RULES, merge, new_accumulator
+from strategies.arithmetic import CHUNK, Arrays, add_scaled, update_dot, update_norm
 from tests.fakes import train_reply
 
 CONFIG = RuleConfig()
@@ -265,7 +256,8 @@ def test_chunks_change_nothing(rule: str, chunk: int, monkeypatch: pytest.Monkey
     updates = [(model(k), float(k)) for k in range(1, 6)]
     run: Callable[[], Arrays] = lambda: merge(rule, updates, model(0), CONFIG, model(99))  # noqa: E731
     whole = run()
-    monkeypatch.setattr(aggregation, "CHUNK", chunk)
+    for module in (accumulator, arithmetic, robust):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     close(run(), whole, rtol=1e-5)
 
 

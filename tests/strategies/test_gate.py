@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as any_array
 
-from strategies.aggregation import Arrays
+from strategies.arithmetic import Arrays
 from strategies.gate import Cause, GateConfig, ReplyGate
 
 

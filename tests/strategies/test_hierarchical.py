@@ -22,7 +22,8 @@ from clients.messages import (
     to_record,
 )
 from strategies.gate import Cause
-from strategies.hierarchical import Hierarchical, HierarchicalConfig
+from strategies.hierarchical import Hierarchical
+from strategies.hierarchical_config import HierarchicalConfig
 from strategies.membership import NotEnoughVehicles
 from strategies.report import EvaluateReport, RoundReport, Traffic
 from strategies.rsu_round import Participation

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.messages import to_record
-from strategies.aggregation import Arrays, RuleConfig
+from strategies.accumulator import RuleConfig
+from strategies.arithmetic import Arrays
 from strategies.gate import Cause, GateConfig
 from strategies.profile import Profile, ProfileConfig
 from strategies.rsu_round import Participation, Plan, RsuRound, error_loss, in_plan_order, plan_round

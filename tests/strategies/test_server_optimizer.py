@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAdam, FedAvgM
 
 from clients.messages import to_record
-from strategies.aggregation import Arrays
+from strategies.arithmetic import Arrays
 from strategies.server_optimizer import ServerOptimizerConfig, server_step
 from tests.fakes import Adder, FakeGrid, Fleet, train_reply
 

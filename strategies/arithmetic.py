@@ -1,0 +1,73 @@
+"""Sums, products and lengths over models of many tensors, in pieces that fit the cache."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy import ndarray
+
+Arrays = dict[str, ndarray]
+CHUNK = 1 << 16  # elements worked on at a time: a few float32 buffers of it stay in the L2 cache
+
+
+def update_norm(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> float:
+    """L2 norm of arrays - reference over all float tensors; NaN or infinity if any element is."""
+    return float(np.sqrt(update_dot(arrays, arrays, reference)))
+
+
+def update_dot(first: Mapping[str, ndarray], second: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> float:
+    """Inner product of (first - reference) and (second - reference) over all float tensors, in float64 sums."""
+    scratch = np.empty(CHUNK, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return sum(
+            _dot(first[name].ravel(), None if second is first else second[name].ravel(), start.ravel(), scratch)
+            for name, start in reference.items()
+            if start.dtype.kind in "fc"
+        )
+
+
+def add_scaled(total: ndarray, values: ndarray, share: float, scratch: ndarray | None = None) -> None:
+    """total += values * share, in place, rounding after the product and after the sum as numpy would.
+
+    `total` is C-contiguous; `scratch` may be lent, `CHUNK` elements of its dtype.
+    """
+    scratch = np.empty(CHUNK, total.dtype) if scratch is None else scratch
+    flat_total, flat = total.reshape(-1), values.ravel()
+    for begin in range(0, flat.size, CHUNK):
+        part = flat[begin : begin + CHUNK]
+        product = np.multiply(part, share, out=scratch[: part.size], casting="same_kind")
+        target = flat_total[begin : begin + CHUNK]
+        np.add(target, product, out=target)
+
+
+def is_integer(dtype: np.dtype) -> bool:
+    """Whether a tensor of this dtype counts things: it is averaged and rounded, and has no part in lengths."""
+    return dtype.kind not in "fc"
+
+
+def sum_dtype(dtype: np.dtype) -> np.dtype:
+    """What sums are taken in: float64 for integers and half floats, else the dtype itself."""
+    return np.dtype(np.float64) if is_integer(dtype) or dtype == np.float16 else dtype
+
+
+def scaled(values: ndarray, share: float, dtype: np.dtype) -> ndarray:
+    """values * share as a new C-contiguous array in the dtype that sums of `dtype` are taken in."""
+    return np.asarray(np.multiply(values, share, dtype=sum_dtype(dtype), order="C"))  # a 0-d product is a scalar
+
+
+def cast(values: ndarray, dtype: np.dtype) -> ndarray:
+    """Back to the model's dtype; integers are rounded to the nearest."""
+    if is_integer(dtype):
+        values = np.asarray(np.rint(values))
+    return np.asarray(values, dtype)
+
+
+def _dot(a: ndarray, b: ndarray | None, origin: ndarray, scratch: ndarray) -> float:
+    """(a - origin) · (b - origin), b = a when it is None."""
+    buffer = scratch if origin.dtype in (np.float16, np.float32) else np.empty(CHUNK, origin.dtype)
+    total = 0.0
+    for begin in range(0, origin.size, CHUNK):
+        part = slice(begin, begin + CHUNK)
+        start = origin[part]
+        delta = np.subtract(a[part], start, out=buffer[: start.size], dtype=buffer.dtype)
+        total += float(np.dot(delta, delta if b is None else np.subtract(b[part], start, dtype=buffer.dtype)))
+    return total
