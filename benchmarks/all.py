@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Written by `make bench`: every script in `benchmarks/` in quick mode. Each runs ours and a reference in the same run, because
+Written by `make bench`: every script in `benchmarks/` in quick mode. Each runs ours and a reference in one run, because
 machines are noisy; the ratio is the figure to look at. A script without `--quick` measures more sizes and seeds.
 
 Machine: {machine}

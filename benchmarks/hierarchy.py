@@ -371,7 +371,7 @@ def main() -> None:
     differs, elements = differing_elements(data[0], rounds=3 if arguments.quick else 10)
     harness.console.print(f"one RSU beside Flower's FedAvg: {differs} of {elements} weights differ")
     assert differs == 0, "one RSU with kappa_2 = 1 must be FedAvg bit for bit"
-    seeds, rounds = (3, 32) if arguments.quick else (5, 100)
+    seeds, rounds = (3, 24) if arguments.quick else (5, 100)
     curves = [
         run_curve(kappa, seed, rounds * 3 // 2 if kappa > 1 else rounds, data)
         for seed in range(seeds)

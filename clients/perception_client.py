@@ -25,8 +25,8 @@ class PerceptionTask:
         data: name of the data set.
         request: how it is divided.
         size_px: height and width of the network's input.
-        batch_size, learning_rate, final_learning_rate, proximal_mu: local training; the rate falls along a half cosine
-            from the first to the last round.
+        batch_size, learning_rate, final_learning_rate, warmup_steps, proximal_mu: local training; the rate falls along
+            a half cosine from the first to the last round.
         num_rounds: RSU rounds in all, for that cosine.
         seed: together with round and vehicle it decides shuffling and augmentation, so that any round can be repeated.
     """
@@ -34,9 +34,10 @@ class PerceptionTask:
     data: str
     request: FleetRequest
     size_px: tuple[int, int] = (128, 384)
-    batch_size: int = 8
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 2e-4
+    batch_size: int = 4
+    learning_rate: float = 8e-3
+    final_learning_rate: float = 4e-4
+    warmup_steps: int = 4
     proximal_mu: float = 0.0
     num_rounds: int = 1
     seed: int = 0
@@ -102,6 +103,7 @@ class PerceptionClient:
             epochs=int(request.config.get("local-epochs", 1)),
             batch_size=task.batch_size,
             lr=task.learning_rate_at(round_number),
+            warmup_steps=task.warmup_steps,
             proximal_mu=task.proximal_mu,
         )
         generator = torch.Generator().manual_seed(hash((task.seed, round_number, self.index)) & 0x7FFFFFFF)

@@ -21,6 +21,7 @@ def task_of(config: RunConfig) -> PerceptionTask:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         final_learning_rate=config.final_learning_rate,
+        warmup_steps=config.warmup_steps,
         proximal_mu=config.proximal_mu if config.strategy == "fedprox" else 0.0,
         num_rounds=config.num_rounds,
         seed=config.seed,

@@ -16,7 +16,7 @@ from perception.targets import make_samples
 from perception.training import TrainConfig, evaluate, train_epochs
 
 logger = logging.getLogger("convoy")
-VEHICLES = 6
+VEHICLES, LEARNING_RATE = 6, 8e-3
 
 
 def pretrained(config: RunConfig, folder: Path) -> Arrays:
@@ -26,7 +26,9 @@ def pretrained(config: RunConfig, folder: Path) -> Arrays:
     frames = [frame for share in fleet.shares for frame in share.train]
     model = build_detector(DetectorConfig(size_px=config.size_px), config.seed)
     logger.info("pre-training on the town: %d frames, %d epochs", len(frames), config.pretrain_epochs)
-    settings = TrainConfig(epochs=config.pretrain_epochs, lr=config.learning_rate, schedule="cosine")
+    settings = TrainConfig(
+        epochs=config.pretrain_epochs, batch_size=config.batch_size, lr=LEARNING_RATE, schedule="cosine"
+    )
     train_epochs(model, make_samples(frames, config.size_px), settings, torch.Generator().manual_seed(config.seed))
     scores = evaluate(model, make_samples(fleet.holdout, config.size_px))
     logger.info("pre-trained: AP50 %.3f, mIoU %.3f on the town's held-out drive", scores.ap50, scores.miou)

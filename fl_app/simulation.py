@@ -19,8 +19,14 @@ PAIR = re.compile(r"""([\w.-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)""")
 # What a data set needs other than the app's own defaults; whatever the user says wins.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "town": {},
-    "camvid": {"vehicles": 3, "local-epochs": 4},
-    "kitti": {"vehicles": 3, "local-epochs": 3, "learning-rate": 5e-4, "pretrain-epochs": 12},
+    "camvid": {"vehicles": 3, "local-epochs": 8},
+    "kitti": {
+        "vehicles": 3,
+        "cloud-rounds": 4,
+        "learning-rate": 1e-3,
+        "final-learning-rate": 1e-4,
+        "pretrain-epochs": 8,
+    },
 }
 USAGE_ERROR, INTERRUPTED = 2, 130
 
