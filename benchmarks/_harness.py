@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,12 +67,6 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 def print_claims(claims: Iterable[Claim]) -> None:
     """The line that `make bench` reads; it must be the script's last."""
     print("BENCH " + json.dumps([asdict(claim) for claim in claims]), flush=True)
-
-
-def median_of(values: Iterable[float]) -> float:
-    """Median, or NaN when there is nothing to take it of."""
-    values = list(values)
-    return statistics.median(values) if values else float("nan")
 
 
 def save_figure(path: Path, panels: int, draw: Callable[[Sequence], None]) -> None:

@@ -35,7 +35,7 @@ def round_line(report: RoundReport, rounds: int) -> str:
 
 def cloud_table(history: History) -> Table:
     """The cloud rounds: accuracy on held-out frames, traffic and time."""
-    table = Table(title="Global model on frames that no vehicle has seen", title_justify="left")
+    table = Table(title="Global model on held-out frames", title_justify="left")
     columns = {
         "AP50": "cloud/ap50",
         "mIoU": "cloud/miou",

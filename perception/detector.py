@@ -187,7 +187,8 @@ def at_cells(field: Float[Tensor, "b 2 h w"], cells: Int64[Tensor, "b m"]) -> Fl
 
 def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(
-        Conv2dNormActivation(inputs, outputs, 3, stride=2, norm_layer=norm), BasicBlock(outputs, outputs, norm_layer=norm)
+        Conv2dNormActivation(inputs, outputs, 3, stride=2, norm_layer=norm),
+        BasicBlock(outputs, outputs, norm_layer=norm),
     )
 
 

@@ -1,6 +1,8 @@
 """The frame cache under the town: lossless, resumable, mended when damaged, shared by several at once."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -140,13 +142,21 @@ def test_two_that_want_the_same_frames_at_once_render_them_once(
 def test_workers_that_die_are_replaced_by_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(town_rendering, "FRAMES_WORTH_A_PROCESS", 1)
     monkeypatch.setattr(town_rendering, "_in_processes", _broken)
-    with pytest.warns(UserWarning, match="__main__"):
+    with pytest.warns(UserWarning, match="rendering in this process instead"):
         town_fleet(TINY, workers=2, root=tmp_path)
     assert len(_bytes(tmp_path)) == 5
 
 
 def _broken(*_: object) -> None:
     raise town_rendering.BrokenProcessPool("a worker died")
+
+
+def test_a_script_without_a_main_guard_renders_in_processes_all_the_same(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("unguarded.py")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == len(_bytes(tmp_path))
+    assert "instead" not in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:

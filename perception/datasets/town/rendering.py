@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -156,10 +156,7 @@ def _render_all(store: Store, shots: list[Shot], workers: int) -> None:
                 progress.advance(task, count)
 
 
-_BROKEN: Final = (
-    "the processes that render the town died (a main script needs `if __name__ == '__main__':` around what it does); "
-    "rendering in this process instead"
-)
+_BROKEN: Final = "the processes that render the town died (out of memory?); rendering in this process instead"
 
 
 def _here(store: Store, shots: Sequence[Shot]) -> Iterator[int]:
@@ -170,13 +167,13 @@ def _here(store: Store, shots: Sequence[Shot]) -> Iterator[int]:
 def _in_processes(store: Store, shots: list[Shot], processes: int) -> Iterator[int]:
     """Chunks in the order of days, so that a process seldom changes its stage."""
     ordered = sorted(shots, key=lambda shot: (_day(store.config, shot), shot.vehicle, shot.tick))
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    chunks = [ordered[i : i + CHUNK_FRAMES] for i in range(0, len(ordered), CHUNK_FRAMES)]
+    # loky starts its processes without importing the caller's main script, which may have no guard against that
+    run = Parallel(n_jobs=processes, backend="loky", return_as="generator_unordered")
     try:
-        chunks = [ordered[i : i + CHUNK_FRAMES] for i in range(0, len(ordered), CHUNK_FRAMES)]
-        for job in as_completed([pool.submit(_render_chunk, store, chunk) for chunk in chunks]):
-            yield job.result()
+        yield from run(delayed(_render_chunk)(store, chunk) for chunk in chunks)
     finally:
-        pool.shutdown(cancel_futures=True)
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def _render_chunk(store: Store, shots: Sequence[Shot]) -> int:
