@@ -37,14 +37,11 @@ class Array(flower.Array):
     """
 
     def __init__(self, values: ndarray) -> None:
-        shared = np.asarray(values).view()  # a 0-d result of numpy's arithmetic is a scalar
-        if shared.dtype.hasobject:
-            raise MessageError(f"arrays of Python objects cannot be sent (dtype {shared.dtype})")
-        shared.setflags(write=False)
+        shared = _read_only(values)
         self.__dict__.update(dtype=_dtype_name(shared.dtype), shape=shared.shape, stype="numpy.ndarray", _values=shared)
 
     @property
-    def data(self) -> bytes:  # type: ignore[override]
+    def data(self) -> bytes:
         """The array in .npy format, made at each call so that no second copy of a model stays in memory."""
         return flower.Array(self.__dict__["_values"]).data
 
@@ -53,22 +50,65 @@ class Array(flower.Array):
         return self.__dict__["_values"]
 
 
+class _MadeOnSight(dict):
+    """What an ArrayRecord stores: ndarrays by name, each of which becomes an `Array` when somebody looks at it."""
+
+    def __getitem__(self, name: str) -> flower.Array:
+        value = super().__getitem__(name)
+        if isinstance(value, ndarray):
+            value = self[name] = Array(value)
+        return value
+
+    def _look(self) -> "_MadeOnSight":
+        for name in self:
+            self[name]
+        return self
+
+    def items(self):  # type: ignore[no-untyped-def]
+        return dict.items(self._look())
+
+    def values(self):  # type: ignore[no-untyped-def]
+        return dict.values(self._look())
+
+    def copy(self) -> "_MadeOnSight":
+        return _MadeOnSight(self)
+
+    def __eq__(self, other: object) -> bool:
+        return dict.__eq__(self._look(), other)
+
+    def __repr__(self) -> str:
+        return dict.__repr__(self._look())
+
+    __hash__ = None
+
+
+def _read_only(values: ndarray) -> ndarray:
+    shared = np.asarray(values).view()  # a 0-d result of numpy's arithmetic is a scalar
+    if shared.dtype.hasobject:
+        raise MessageError(f"arrays of Python objects cannot be sent (dtype {shared.dtype})")
+    shared.setflags(write=False)
+    return shared
+
+
 @lru_cache
 def _dtype_name(dtype: np.dtype) -> str:
     return str(dtype)
 
 
 def to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
-    """Wrap arrays without copying them; the caller must not write to them afterwards."""
+    """Wrap arrays without copying them; the caller must not write to them afterwards.
+
+    Goes past the record's own `__setitem__`, whose checks cost more than all else that a message does in one process.
+    """
     record = ArrayRecord()
-    for name, values in arrays.items():
-        record[name] = Array(values)
+    record.__dict__["_data"] = _MadeOnSight({name: _read_only(values) for name, values in arrays.items()})
     return record
 
 
 def from_record(record: ArrayRecord) -> Arrays:
     """Arrays of a record, read-only where they are shared. Order of the keys is kept."""
-    return {name: array.numpy() for name, array in record.items()}
+    stored = dict(record.__dict__["_data"])
+    return {name: value if isinstance(value, ndarray) else value.numpy() for name, value in stored.items()}
 
 
 def count_bytes(arrays: Mapping[str, ndarray]) -> int:
