@@ -41,7 +41,7 @@ class Array(flower.Array):
         self.__dict__.update(dtype=_dtype_name(shared.dtype), shape=shared.shape, stype="numpy.ndarray", _values=shared)
 
     @property
-    def data(self) -> bytes:
+    def data(self) -> bytes:  # type: ignore[override]
         """The array in .npy format, made at each call so that no second copy of a model stays in memory."""
         return flower.Array(self.__dict__["_values"]).data
 
@@ -64,10 +64,10 @@ class _MadeOnSight(dict):
             self[name]
         return self
 
-    def items(self):  # type: ignore[no-untyped-def]
+    def items(self):
         return dict.items(self._look())
 
-    def values(self):  # type: ignore[no-untyped-def]
+    def values(self):
         return dict.values(self._look())
 
     def copy(self) -> "_MadeOnSight":

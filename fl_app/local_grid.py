@@ -11,6 +11,7 @@ import itertools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity  # no public way yet to gi
 
 CLIENT_APP_RAISED_EXCEPTION, NODE_UNAVAILABLE = 2, 5  # Flower's error codes
 RUN_ID = 1
+QUICK_S, QUICK_BATCH = 1e-3, 4  # a client this quick is not worth a thread switch of its own
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
@@ -31,11 +33,33 @@ class _Job:
     """One message on its way through a vehicle. `cancelled`: not wanted any more; `replaced`: its thread hangs."""
 
     message: Message
-    done: "queue.SimpleQueue[tuple[_Job, Message]]"
+    outbox: "_Outbox"
+    batch: "deque[_Job]"
     started_s: float | None = None
     cancelled: bool = False
     replaced: bool = False
     finished: bool = False
+
+
+class _Outbox:
+    """Where replies of one call wait. Putting one in does not wake the reader, `wake` does."""
+
+    def __init__(self) -> None:
+        self._replies: deque[tuple[_Job, Message]] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def put(self, job: _Job, reply: Message) -> None:
+        self._replies.append((job, reply))
+
+    def wake(self) -> None:
+        self._bell.put(None)
+
+    def get(self, timeout: float | None) -> tuple[_Job, Message] | None:
+        """The next reply, or None when `timeout` seconds passed or the bell rang for nothing."""
+        if not self._replies:
+            with contextlib.suppress(queue.Empty):
+                self._bell.get(timeout=timeout)
+        return self._replies.popleft() if self._replies else None
 
 
 class LocalGrid(Grid):
@@ -66,22 +90,23 @@ class LocalGrid(Grid):
             )
             for i in range(num_nodes)
         }
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[deque[_Job] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy: dict[int, _Job] = {}
-        self._pushed: dict[str, queue.SimpleQueue] = {}
+        self._pushed: dict[str, _Outbox] = {}
+        self._pace_s = float("inf")
         self._ids = itertools.count(1)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, 1, 1
-        self._run = Run.create_empty(RUN_ID)
+        self._flower_run = Run.create_empty(RUN_ID)
         for _ in range(workers):
             self._start_worker()
 
     def set_run(self, run: Run) -> None:
-        self._run = run
+        self._flower_run = run
 
     @property
     def run(self) -> Run:
-        return self._run
+        return self._flower_run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -93,18 +118,17 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies as they are ready; `timeout` in seconds holds for each vehicle from when its work starts."""
-        waiting, running, reply = iter(messages), set[_Job](), None
-        done: queue.SimpleQueue[tuple[_Job, Message]] = queue.SimpleQueue()
+        waiting, outbox, running, reply = iter(messages), _Outbox(), set[_Job](), None
         try:
             while True:
-                running |= {self._submit(message, done) for message in islice(waiting, self._workers - len(running))}
+                running |= self._top_up(waiting, outbox, len(running))
                 if reply is not None:
                     yield reply
                     reply = None
                 elif not running:
                     return
                 else:
-                    reply = self._next_reply(running, done, timeout)
+                    reply = self._next_reply(running, outbox, timeout)
         finally:
             for job in running:
                 job.cancelled = True
@@ -112,18 +136,18 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []
         for message in messages:
-            done: queue.SimpleQueue = queue.SimpleQueue()
-            job = self._submit(message, done)
-            self._pushed[job.message.metadata.message_id] = done
-            ids.append(job.message.metadata.message_id)
+            outbox = _Outbox()
+            self._submit([message], outbox)
+            self._pushed[message.metadata.message_id] = outbox
+            ids.append(message.metadata.message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         replies = []
         for message_id in list(message_ids):
-            done = self._pushed.get(message_id)
-            if done is not None and not done.empty():
-                replies.append(done.get()[1])
+            outbox = self._pushed.get(message_id)
+            if outbox is not None and (found := outbox.get(timeout=0)) is not None:
+                replies.append(found[1])
                 del self._pushed[message_id]
         return replies
 
@@ -132,27 +156,42 @@ class LocalGrid(Grid):
         for _ in range(self._workers):
             self._jobs.put(None)
 
-    def _submit(self, message: Message, done: queue.SimpleQueue) -> _Job:
-        message.metadata.__dict__["_message_id"] = str(next(self._ids))  # as every Grid of Flower does
-        job, node_id = _Job(message, done), message.metadata.dst_node_id
-        with self._lock:
-            free = node_id in self._contexts and node_id not in self._busy
-            if free:
-                self._busy[node_id] = job
-        if free:
-            self._jobs.put(job)
-        else:
-            reason = "still at work on an earlier message" if node_id in self._contexts else "no such node"
-            done.put((job, Message(Error(NODE_UNAVAILABLE, reason), reply_to=message)))
-        return job
+    def _top_up(self, waiting: Iterator[Message], outbox: _Outbox, running: int) -> set[_Job]:
+        """Keep the workers busy. Work that is quick goes to one of them in batches, and the reader waits meanwhile:
+        threads that all take short turns hand the interpreter's lock back and forth more than they compute.
+        """
+        if self._pace_s < QUICK_S:
+            return self._submit(list(islice(waiting, QUICK_BATCH)), outbox) if not running else set()
+        jobs = (self._submit([message], outbox) for message in islice(waiting, max(0, self._workers - running)))
+        return set().union(*jobs)
 
-    def _next_reply(self, running: set[_Job], done: queue.SimpleQueue, timeout: float | None) -> Message | None:
-        """Wait for a job of `running` and take it out; None when some were late instead."""
-        try:
-            job, reply = done.get(timeout=self._patience_s(running, timeout))
-        except queue.Empty:
+    def _submit(self, messages: list[Message], outbox: _Outbox) -> set[_Job]:
+        batch: deque[_Job] = deque()
+        jobs = set()
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = str(next(self._ids))  # as every Grid of Flower does
+            job, node_id = _Job(message, outbox, batch), message.metadata.dst_node_id
+            jobs.add(job)
+            with self._lock:
+                free = node_id in self._contexts and node_id not in self._busy
+                if free:
+                    self._busy[node_id] = job
+                    batch.append(job)
+            if not free:
+                reason = "still at work on an earlier message" if node_id in self._contexts else "no such node"
+                outbox.put(job, Message(Error(NODE_UNAVAILABLE, reason), reply_to=message))
+                outbox.wake()
+        if batch:
+            self._jobs.put(batch)
+        return jobs
+
+    def _next_reply(self, running: set[_Job], outbox: _Outbox, timeout: float | None) -> Message | None:
+        """Wait for a job of `running` and take it out; None when there was none, or some were late instead."""
+        found = outbox.get(self._patience_s(running, timeout))
+        if found is None:
             self._give_up_on_late(running, timeout)
             return None
+        job, reply = found
         if job not in running:
             return None
         running.discard(job)
@@ -173,24 +212,36 @@ class LocalGrid(Grid):
                 job.replaced = late and not job.finished
             if late:
                 running.discard(job)
-            if job.replaced:
-                self._start_worker()  # in place of the one that hangs, which ends when its client returns
+            if job.replaced:  # another thread takes over what is behind it; it ends when its client returns
+                self._jobs.put(job.batch)
+                self._start_worker()
 
     def _start_worker(self) -> None:
         threading.Thread(target=self._work, name="local-grid", daemon=True).start()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.started_s = time.monotonic()
-            reply = None if job.cancelled else self._call(job.message)
-            with self._lock:
-                self._busy.pop(job.message.metadata.dst_node_id, None)
-                job.finished = True
-            if reply is not None:
-                job.done.put((job, reply))
-            if job.replaced:
-                return
-            del job, reply
+        while (batch := self._jobs.get()) is not None:
+            while batch:
+                try:
+                    job = batch.popleft()
+                except IndexError:  # somebody else took over
+                    break
+                self._run_job(job)
+                if not batch or self._pace_s >= QUICK_S:
+                    job.outbox.wake()
+                if job.replaced:
+                    return
+            del batch
+
+    def _run_job(self, job: _Job) -> None:
+        job.started_s = time.monotonic()
+        reply = None if job.cancelled else self._call(job.message)
+        self._pace_s = time.monotonic() - job.started_s
+        with self._lock:
+            self._busy.pop(job.message.metadata.dst_node_id, None)
+            job.finished = True
+        if reply is not None:
+            job.outbox.put(job, reply)
 
     def _call(self, message: Message) -> Message:
         try:

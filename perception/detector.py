@@ -37,7 +37,8 @@ class DetectorConfig:
         size_px: (height, width) that images are resized to; multiples of 32.
         stem: channels at stride 2.
         stages: channels at strides 4, 8, 16 and 32.
-        width: channels of the pyramid and the heads.
+        width: channels of the pyramid and of the object head.
+        fine: channels of the segmentation head at stride 2.
         groups: groups of every GroupNorm; divides all channel counts.
         precision: of the convolutions; parameters and outputs are float32 always. "auto" takes bfloat16 where the
             processor has instructions for it (about 1.5 times faster there, slower elsewhere).
@@ -50,13 +51,14 @@ class DetectorConfig:
     stem: int = 24
     stages: tuple[int, int, int, int] = (48, 96, 128, 128)
     width: int = 48
+    fine: int = 16
     groups: int = 8
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         if min(self.size_px) < 32 or any(side % 32 for side in self.size_px):
             raise ValueError(f"size_px = {self.size_px}: height and width are multiples of 32")
-        channels = (self.stem, *self.stages, self.width)
+        channels = (self.stem, *self.stages, self.width, self.fine)
         if self.groups < 1 or any(count < 1 or count % self.groups for count in channels):
             raise ValueError(f"groups = {self.groups} does not divide all of the channel counts {channels}")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -99,8 +101,9 @@ class Detector(nn.Module):
     """Residual stages, a feature pyramid and two heads.
 
     Stages are BasicBlocks (He et al. 2016), levels are summed top-down (Lin et al. 2017, "Feature Pyramid Networks"),
-    objects are points (Zhou et al. 2019, "Objects as Points", section 3), and scene classes are predicted for the four
-    half-cells of each cell and rearranged (Shi et al. 2016, sub-pixel convolution).
+    objects are points (Zhou et al. 2019, "Objects as Points", section 3). For the scene the pyramid is rearranged to
+    twice its resolution (Shi et al. 2016, sub-pixel convolution) and meets the stem's features there, so that poles and
+    signs keep their edges.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
@@ -112,19 +115,30 @@ class Detector(nn.Module):
         self.stages = nn.ModuleList(_stage(*pair, norm) for pair in zip(inputs, config.stages, strict=True))
         self.laterals = nn.ModuleList(nn.Conv2d(channels, config.width, 1) for channels in config.stages)
         self.pyramid_norm = norm(config.width)
-        self.object_head = _head(config.width, len(OBJECTS) + 4, norm)
-        self.segment_head = nn.Sequential(*_head(config.width, 4 * len(SEGMENTS), norm), nn.PixelShuffle(2))
+        self.object_head = nn.Sequential(
+            Conv2dNormActivation(config.width, config.width, 3, norm_layer=norm),
+            nn.Conv2d(config.width, len(OBJECTS) + 4, 1),
+        )
+        fine = config.fine
+        self.upsample = nn.Sequential(
+            Conv2dNormActivation(config.width, 4 * fine, 3, norm_layer=norm), nn.PixelShuffle(2)
+        )
+        self.segment_head = nn.Sequential(
+            Conv2dNormActivation(config.stem + fine, fine, 3, norm_layer=norm), nn.Conv2d(fine, len(SEGMENTS), 1)
+        )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> DetectorOutput:
         """Images in 0..1, sides multiples of 32, to dense float32 outputs."""
         enabled = runs_in_bfloat16(self.config)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False):
-            features = self._pyramid(_normalised(images))
-            objects, segments = self.object_head(features).float(), self.segment_head(features).float()
+            edges = self.stem(_normalised(images))
+            features = self._pyramid(edges)
+            objects = self.object_head(features).float()
+            segments = self.segment_head(torch.cat([edges, self.upsample(features)], dim=1)).float()
         return DetectorOutput(*objects.split([len(OBJECTS), 2, 2], dim=1), segments)
 
-    def _pyramid(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h/4 w/4"]:
-        levels, x = [], self.stem(images)
+    def _pyramid(self, x: Float[Tensor, "b e 2*h 2*w"]) -> Float[Tensor, "b c h w"]:
+        levels = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             x = stage(x)
             levels.append(lateral(x))
@@ -190,10 +204,6 @@ def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
         Conv2dNormActivation(inputs, outputs, 3, stride=2, norm_layer=norm),
         BasicBlock(outputs, outputs, norm_layer=norm),
     )
-
-
-def _head(width: int, outputs: int, norm: Norm) -> nn.Sequential:
-    return nn.Sequential(Conv2dNormActivation(width, width, 3, norm_layer=norm), nn.Conv2d(width, outputs, 1))
 
 
 def _normalised(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

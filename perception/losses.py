@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
+from torchvision.ops import generalized_box_iou_loss
 
-from perception.detector import DetectorOutput
+from perception.detector import DetectorOutput, at_cells
 from perception.labels import IGNORE
 from perception.targets import BoxTargets
 
@@ -16,39 +17,46 @@ FOCAL_ALPHA, FOCAL_BETA = 2, 4
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the parts of the training loss, in the order of `LossParts`."""
+    """Weights of the parts of the training loss. The defaults put both tasks' gradients on a par in the shared layers.
+
+    Args:
+        heatmap, box, segment: see `LossParts`.
+    """
 
     heatmap: float = 1.0
-    size: float = 0.5
-    offset: float = 0.5
-    segment: float = 1.0
+    box: float = 5.0
+    segment: float = 12.0
 
 
 @dataclass(frozen=True, eq=False)
 class LossParts:
-    """Scalar losses before weighting; a part without labelled images is zero."""
+    """Scalar losses before weighting; a part without labelled images is zero.
+
+    Args:
+        heatmap: `focal_loss`.
+        box: `box_loss`.
+        segment: `segment_loss`.
+    """
 
     heatmap: Float[Tensor, ""]
-    size: Float[Tensor, ""]
-    offset: Float[Tensor, ""]
+    box: Float[Tensor, ""]
     segment: Float[Tensor, ""]
 
     def total(self, weights: LossWeights) -> Float[Tensor, ""]:
         """Weighted sum."""
-        return sum(getattr(weights, name) * getattr(self, name) for name in self.__dataclass_fields__)
+        return weights.heatmap * self.heatmap + weights.box * self.box + weights.segment * self.segment
 
 
 def detector_loss(
     output: DetectorOutput,
-    boxes: BoxTargets,
+    targets: BoxTargets,
     masks: UInt8[Tensor, "b h w"],
     class_weights: Float[Tensor, "s"],
 ) -> LossParts:
-    """All parts for one batch; `masks` are at the grid's size."""
+    """All parts for one batch; `masks` are at the size of the segmentation logits."""
     return LossParts(
-        heatmap=focal_loss(output.heatmaps, boxes),
-        size=centre_l1(output.sizes, boxes.sizes, boxes),
-        offset=centre_l1(output.offsets, boxes.offsets, boxes),
+        heatmap=focal_loss(output.heatmaps, targets),
+        box=box_loss(output.sizes, output.offsets, targets),
         segment=segment_loss(output.segments, masks, class_weights),
     )
 
@@ -67,14 +75,27 @@ def focal_loss(logits: Float[Tensor, "b k h w"], targets: BoxTargets) -> Float[T
     return -(per_image * targets.labelled).sum() / targets.valid.sum().clamp(min=1)
 
 
-def centre_l1(
-    field: Float[Tensor, "b 2 h w"], wanted: Float[Tensor, "b m 2"], targets: BoxTargets
+def box_loss(
+    sizes: Float[Tensor, "b 2 h w"], offsets: Float[Tensor, "b 2 h w"], targets: BoxTargets
 ) -> Float[Tensor, ""]:
-    """Mean over objects of |predicted - wanted|_1 at their centre cells (Zhou et al. 2019, eqs 2 and 3)."""
-    index = targets.cells[:, None, :].expand(-1, 2, -1)
-    predicted = field.flatten(2).gather(2, index).transpose(1, 2)
-    error = (predicted - wanted).abs().sum(dim=-1)
-    return (error * targets.valid).sum() / targets.valid.sum().clamp(min=1)
+    """Mean of 1 - GIoU (Rezatofighi et al. 2019, algorithm 1) over each object's centre cell and the four beside it.
+
+    The neighbours are trained too because a peak may come out one cell off; those that lie outside the image or more
+    than half a cell outside the object are left out.
+    """
+    height, width = sizes.shape[2:]
+    steps = targets.offsets.new_tensor([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
+    corner = torch.stack([targets.cells % width, targets.cells // width], dim=-1)
+    cells = corner[:, :, None] + steps
+    centre, half = corner + targets.offsets, targets.sizes.exp() / 2
+    near = ((cells + 0.5 - centre[:, :, None]).abs() <= half[:, :, None] + 0.5).all(dim=-1) | (steps == 0).all(dim=-1)
+    limits = cells.new_tensor([width, height])
+    used = targets.valid[:, :, None] & near & ((cells >= 0) & (cells < limits)).all(dim=-1)
+    flat = (cells[..., 1] * width + cells[..., 0]).long().clamp(0, height * width - 1).flatten(1)
+    predicted = _corners(cells.flatten(1, 2) + at_cells(offsets, flat), at_cells(sizes, flat).exp() / 2)
+    wanted = _corners(centre, half)[:, :, None].expand(-1, -1, len(steps), -1).flatten(1, 2)
+    error = generalized_box_iou_loss(predicted, wanted)
+    return (error * used.flatten(1)).sum() / used.sum().clamp(min=1)
 
 
 def segment_loss(
@@ -85,3 +106,7 @@ def segment_loss(
     total = cross_entropy(logits, wanted, class_weights, ignore_index=IGNORE, reduction="sum")
     padded = torch.cat([class_weights, class_weights.new_zeros(IGNORE + 1 - len(class_weights))])
     return total / padded[wanted].sum().clamp(min=1e-6)
+
+
+def _corners(centre: Float[Tensor, "b n 2"], half: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n 4"]:
+    return torch.cat([centre - half, centre + half], dim=-1)

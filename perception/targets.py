@@ -14,6 +14,8 @@ from geometry import Boxes, Frame
 from perception.labels import IGNORE, OBJECTS
 
 NO_BOX = -1
+# Of an object's Gaussian: standard deviation per side of its box, and the least size and deviation, in grid cells.
+SPREAD, MIN_CELLS, MIN_SIGMA_CELLS = 0.09, 0.25, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +90,19 @@ def make_samples(frames: Sequence[Frame], size_px: tuple[int, int]) -> Samples:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes to training samples; the defaults change nothing but left and right.
+    """Random changes to training samples; labels move along with the pixels.
 
     Args:
         flip: probability of mirroring.
         jitter: brightness and contrast change by factors in 1 ± jitter.
-        zoom: each image is enlarged about a random point by a factor in 1 .. 1 + zoom.
     """
 
     flip: float = 0.5
     jitter: float = 0.2
-    zoom: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.flip <= 1 and 0 <= self.jitter < 1):
+            raise ValueError(f"flip is a probability and jitter lies in 0..1 (1 excluded), got {self}")
 
 
 def augment(batch: Samples, config: AugmentConfig, generator: torch.Generator) -> Samples:
@@ -126,8 +130,8 @@ def _recolour(images: UInt8[Tensor, "n 3 h w"], brightness: Tensor, contrast: Te
 def box_targets(batch: Samples, stride: int) -> BoxTargets:
     """Dense targets of the object head at 1/stride of the images' size.
 
-    The Gaussian is elliptical with standard deviations of `SPREAD` times the box's sides (Liu et al. 2020, "Training-Time
-    -Friendly Network", eq. 1), so that a bus does not blur upwards as far as sideways.
+    The Gaussian is elliptical with standard deviations of `SPREAD` times the box's sides (Liu et al. 2020,
+    "Training-Time-Friendly Network", eq. 1), so that a bus does not blur upwards as far as sideways.
     """
     height, width = (side // stride for side in batch.images.shape[2:])
     corners = batch.boxes / stride
@@ -147,12 +151,9 @@ def box_targets(batch: Samples, stride: int) -> BoxTargets:
     )
 
 
-SPREAD, MIN_CELLS = 0.09, 0.25
-
-
 def _heatmaps(cells: Tensor, sizes: Tensor, labels: Tensor, valid: Tensor, grid: tuple[int, int]) -> Tensor:
     """Per class the maximum over its objects of a Gaussian around each centre cell [b, k, h, w]."""
-    sigma = (SPREAD * sizes).clamp(min=0.2)
+    sigma = (SPREAD * sizes).clamp(min=MIN_SIGMA_CELLS)
     dy = (torch.arange(grid[0]) - cells[..., 1:]) / sigma[..., 1:]
     dx = (torch.arange(grid[1]) - cells[..., :1]) / sigma[..., :1]
     gaussians = torch.exp(-dy.square() / 2)[..., :, None] * torch.exp(-dx.square() / 2)[..., None, :]

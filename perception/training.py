@@ -25,6 +25,8 @@ from perception.metrics import DetectionMetrics, box_metrics, combine, confusion
 from perception.optimizer import make_optimizer
 from perception.targets import NO_BOX, AugmentConfig, Samples, augment, box_targets, make_samples
 
+CLASS_BALANCE = 1.1
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -145,9 +147,12 @@ def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def segment_weights(samples: Samples) -> Float[Tensor, "s"]:
-    """Class weights 1 / ln(1.02 + frequency) (Paszke et al. 2016, "ENet", section 5.2), scaled to a mean of 1."""
+    """Class weights 1 / ln(c + frequency) (Paszke et al. 2016, "ENet", section 5.2), scaled to a mean of 1.
+
+    The paper's c = 1.02 makes thin classes spill over their neighbours; 1.1 gave the best mean IoU here.
+    """
     counts = torch.bincount(samples.masks[:, ::STRIDE, ::STRIDE].flatten().int(), minlength=IGNORE + 1)[: len(SEGMENTS)]
-    weights = 1 / torch.log(1.02 + counts / counts.sum().clamp(min=1))
+    weights = 1 / torch.log(CLASS_BALANCE + counts / counts.sum().clamp(min=1))
     return weights / weights.mean()
 
 
