@@ -4,6 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
-from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -169,11 +169,12 @@ def _in_processes(store: Store, shots: list[Shot], processes: int) -> Iterator[i
     ordered = sorted(shots, key=lambda shot: (_day(store.config, shot), shot.vehicle, shot.tick))
     chunks = [ordered[i : i + CHUNK_FRAMES] for i in range(0, len(ordered), CHUNK_FRAMES)]
     # loky starts its processes without importing the caller's main script, which may have no guard against that
-    run = Parallel(n_jobs=processes, backend="loky", return_as="generator_unordered")
+    pool = get_reusable_executor(max_workers=processes)
     try:
-        yield from run(delayed(_render_chunk)(store, chunk) for chunk in chunks)
+        for job in as_completed([pool.submit(_render_chunk, store, chunk) for chunk in chunks]):
+            yield job.result()
     finally:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        pool.shutdown(wait=True, kill_workers=True)
 
 
 def _render_chunk(store: Store, shots: Sequence[Shot]) -> int:
