@@ -78,7 +78,11 @@ def info(
     with _errors_as_exit():
         dataset = open_dataset(path)
         indices = spread(len(dataset), frames)
-        Console().print(_table(format_of(path), dataset, survey(dataset, indices), len(indices)))
+        found = survey(dataset, indices)
+        console = Console()
+        console.print(_table(format_of(path), dataset, found, len(indices)))
+        for problem in found.problems[:PROBLEMS_SHOWN]:
+            console.print(problem, soft_wrap=True, highlight=False)
 
 
 @data_app.command()
@@ -134,8 +138,6 @@ def _rows(format_name: str, dataset: Dataset, found: Survey, tried: int) -> Iter
     for line in getattr(dataset, "missing", ()):
         yield "missing", line
     yield "problems", f"{len(found.problems)} frames could not be read" if found.problems else "none"
-    for problem in found.problems[:PROBLEMS_SHOWN]:
-        yield "", problem
 
 
 def _mask_rows(pixels: np.ndarray) -> Iterator[tuple[str, str]]:

@@ -135,7 +135,8 @@ class Detector(nn.Module):
             features = self._pyramid(edges)
             objects = self.object_head(features).float()
             segments = self.segment_head(torch.cat([edges, self.upsample(features)], dim=1)).float()
-        return DetectorOutput(*objects.split([len(OBJECTS), 2, 2], dim=1), segments)
+        heatmaps, sizes, offsets = objects.split([len(OBJECTS), 2, 2], dim=1)
+        return DetectorOutput(heatmaps, sizes, offsets, segments)
 
     def _pyramid(self, x: Float[Tensor, "b e 2*h 2*w"]) -> Float[Tensor, "b c h w"]:
         levels = []
@@ -163,7 +164,8 @@ def build_detector(config: DetectorConfig, seed: int) -> Detector:
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         _initialise(module, generator)
-    nn.init.constant_(model.object_head[-1].bias[: len(OBJECTS)], -math.log(1 / PRIOR_PROBABILITY - 1))
+    heatmap_bias = model.get_parameter("object_head.1.bias")[: len(OBJECTS)]
+    nn.init.constant_(heatmap_bias, -math.log(1 / PRIOR_PROBABILITY - 1))
     return model
 
 

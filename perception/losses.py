@@ -25,7 +25,7 @@ class LossWeights:
 
     heatmap: float = 1.0
     box: float = 5.0
-    segment: float = 12.0
+    segment: float = 18.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,8 @@ def detector_loss(
 def focal_loss(logits: Float[Tensor, "b k h w"], targets: BoxTargets) -> Float[Tensor, ""]:
     """Penalty-reduced focal loss (Law & Deng 2018, eq. 1; Zhou et al. 2019, eq. 1), alpha 2 and beta 4.
 
-    -1/N sum of (1-p)^2 log p where the target is 1, of (1-y)^4 p^2 log(1-p) elsewhere; N counts the objects (at least 1).
-    Images without box labels are left out of both sums.
+    -1/N sum of (1-p)^2 log p where the target is 1, of (1-y)^4 p^2 log(1-p) elsewhere; N counts the objects (at
+    least 1). Images without box labels are left out of both sums.
     """
     log_p, log_q = logsigmoid(logits), logsigmoid(-logits)
     positive = targets.heatmaps == 1

@@ -103,7 +103,7 @@ def combine(boxes: BoxMetrics, confusion: Int64[Tensor, "s s"], frames: int) -> 
 
 
 def _ground_truth(wanted: Sequence[tuple[Tensor, Tensor]]) -> dict:
-    annotations = []
+    annotations: list[dict] = []
     for image, (boxes, labels) in enumerate(wanted):
         for box, label in zip(_xywh(boxes), labels.tolist(), strict=True):
             area = box[2] * box[3]

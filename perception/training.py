@@ -12,7 +12,7 @@ from typing import Literal
 
 import cv2
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -38,6 +38,7 @@ class TrainConfig:
         lr: highest learning rate, see `MuonAdamW`.
         weight_decay: decoupled, on kernels only.
         warmup_steps: steps over which the rate rises linearly to `lr`.
+        muon: whether Muon trains the kernels; without it AdamW trains everything.
         schedule: after the warm-up the rate stays ("constant") or falls to zero along half a cosine ("cosine").
         proximal_mu: weight of FedProx's pull towards the reference; 0 is FedAvg.
         augment, loss: see there.
@@ -51,6 +52,7 @@ class TrainConfig:
     lr: float = 4e-3
     weight_decay: float = 1e-2
     warmup_steps: int = 0
+    muon: bool = True
     schedule: Literal["constant", "cosine"] = "constant"
     proximal_mu: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -95,7 +97,7 @@ class Prediction:
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, "n"]
-    labels: Tensor
+    labels: Int64[Tensor, "n"]
     mask: UInt8[Tensor, "h w"]
 
 
@@ -116,15 +118,19 @@ def train_epochs(
         reference: the global model's parameters by name, for `proximal_mu` > 0; not changed.
 
     Raises:
-        ValueError: `proximal_mu` > 0 without a reference.
+        ValueError: `proximal_mu` > 0 without a reference, or no samples.
         FloatingPointError: the loss became NaN or infinite.
     """
     if config.proximal_mu > 0 and reference is None:
         raise ValueError("proximal_mu > 0 needs `reference`, the parameters of the global model")
+    if config.proximal_mu == 0:
+        reference = None
+    if len(samples) == 0:
+        raise ValueError("no samples to train on: check the vehicle's share of the data")
     started_s = time.thread_time()
     batches = [batch for _ in range(config.epochs) for batch in _batches(len(samples), config.batch_size, generator)]
     model.to(memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model, config.weight_decay)
+    optimizer = make_optimizer(model, config.weight_decay, config.muon)
     weights = segment_weights(samples)
     sums: dict[str, float] = {}
     for step, indices in enumerate(batches):
@@ -202,6 +208,12 @@ def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return images.to(torch.float32, memory_format=torch.channels_last) / 255
 
 
+def proximal_term(model: Detector, reference: Mapping[str, Tensor], mu: float) -> Float[Tensor, ""]:
+    """(mu / 2) |w - w_global|^2 (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2)."""
+    squares = [(value - reference[name]).square().sum() for name, value in model.named_parameters()]
+    return mu / 2 * torch.stack(squares).sum()
+
+
 def _backward(
     model: Detector,
     batch: Samples,
@@ -215,18 +227,12 @@ def _backward(
     masks = batch.masks[:, stride // 2 :: stride, stride // 2 :: stride]
     parts = detector_loss(output, box_targets(batch, STRIDE), masks, weights)
     total = parts.total(config.loss)
-    pull = proximal_term(model, reference, config.proximal_mu) if config.proximal_mu > 0 else torch.zeros(())
+    pull = proximal_term(model, reference, config.proximal_mu) if reference is not None else total.new_zeros(())
     values = {**_values(parts), "total": float(total.detach()), "proximal": float(pull.detach())}
     if not math.isfinite(values["total"] + values["proximal"]):
         raise FloatingPointError(f"training diverged: losses {values}; lower the learning rate")
     (total + pull).backward()
     return values
-
-
-def proximal_term(model: Detector, reference: Mapping[str, Tensor], mu: float) -> Float[Tensor, ""]:
-    """(mu / 2) |w - w_global|^2 (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2)."""
-    squares = [(value - reference[name]).square().sum() for name, value in model.named_parameters()]
-    return mu / 2 * torch.stack(squares).sum()
 
 
 def _values(parts: LossParts) -> dict[str, float]:
