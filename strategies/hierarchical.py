@@ -28,7 +28,7 @@ from strategies.server_optimizer import server_step
 from strategies.state import RunState
 from strategies.topology import Member, Topology, assign
 
-REORDER_BYTES = 256 << 20  # how much may wait so that sums are taken in a fixed order
+REORDER_BYTES = 128 << 20  # how much may wait so that sums are taken in a fixed order
 logger = logging.getLogger("convoy")
 
 
