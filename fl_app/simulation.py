@@ -73,9 +73,10 @@ def parse_pairs(text: str) -> dict[str, Any]:
     if rest:
         raise UsageError(f"--run-config: cannot read {rest!r}; write key=value pairs, text in quotes")
     try:
-        return _flatten(tomllib.loads("\n".join(f"{key} = {value}" for key, value in PAIR.findall(text))))
+        tables = [tomllib.loads(f"{key} = {value}") for key, value in PAIR.findall(text)]
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f'--run-config {text!r}: {error} (text needs quotes: data="town")') from error
+    return {key: value for table in tables for key, value in _flatten(table).items()}
 
 
 def app_settings(app_dir: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fl_app.simulation import UsageError, app_settings, parse_pairs
         ("data='camvid'  deadline-s = 2.5", {"data": "camvid", "deadline-s": 2.5}),
         ('run-name="two words" x=true', {"run-name": "two words", "x": True}),
         ("a.b=1", {"a.b": 1}),
+        ("vehicles=4 rsus=2 vehicles=5", {"vehicles": 5, "rsus": 2}),
         ("", {}),
     ],
 )

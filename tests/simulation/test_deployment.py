@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tests.simulation.conftest import ROOT, TINY, Simulation
 
 BIN = Path(sys.executable).parent
+SHORT = TINY.replace("cloud-rounds=3", "cloud-rounds=1").replace("rsu-rounds=1", "rsu-rounds=2") + " evaluate-every=0"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -45,6 +46,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
@@ -56,8 +58,7 @@ def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     link, health, *nodes = _free_ports(4)
-    config = f'{TINY} cloud-rounds=2 output-dir="{tmp_path}/deployed" run-name="run"'
-    config = config.replace(" cloud-rounds=3", "")
+    config = f'{SHORT} output-dir="{tmp_path}/deployed" run-name="run"'
     connection = f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     (tmp_path / "flwr" / "config.toml").write_text(connection)
     with ExitStack() as stack:
@@ -76,6 +77,6 @@ def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
     logs = "".join(path.read_text()[-1500:] for path in tmp_path.glob("*.log"))
     assert weights.exists(), done.stdout[-3000:] + done.stderr[-2000:] + logs
     local = Simulation(tmp_path / "local")
-    assert local.run(config="cloud-rounds=2").returncode == 0
+    assert local.run(config=SHORT).returncode == 0
     deployed, here = load_file(weights), load_file(tmp_path / "local" / "run" / "model.safetensors")
     assert all((deployed[name] == here[name]).all() for name in here)
