@@ -167,12 +167,12 @@ def main() -> None:
     cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     cli.command()(command)
     try:
-        cli(standalone_mode=False)
+        code = cli(standalone_mode=False)  # what typer makes of an interrupt, 130, comes back as a value
     except KeyboardInterrupt:
-        _leave(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
-        _leave(_explain(error))
-    _leave(0)
+        code = _explain(error)
+    _leave(code if isinstance(code, int) else 0)
 
 
 def _explain(error: Exception) -> int:
