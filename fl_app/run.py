@@ -52,11 +52,11 @@ class Run:
     began_s: float
 
     def on_round(self, report: RoundReport) -> None:
-        """Log a round and, after a cloud round, leave a checkpoint."""
-        console.console.print(console.round_line(report, self.config.num_rounds))
+        """Log a round and, after a cloud round, leave a checkpoint: what is printed is saved."""
         self._log(report.round, round_row(report))
         if report.cloud_moved:
             self._save_checkpoint()
+        console.console.print(console.round_line(report, self.config.num_rounds))
 
     def on_evaluate(self, report: EvaluateReport) -> None:
         """Log what the vehicles measured."""
@@ -147,7 +147,9 @@ def execute(config: RunConfig, grid: Grid) -> Path:
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        console.console.print(f"interrupted; go on with: flower-simulation --resume {run.folder}")
+        kept = (run.folder / checkpoint.CHECKPOINT).exists()
+        how = f"go on with: flower-simulation --resume {run.folder}" if kept else "no cloud round was saved yet"
+        console.console.print(f"interrupted; {how}")
         raise
     finally:
         _close(run, status)

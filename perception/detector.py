@@ -138,7 +138,7 @@ class Detector(nn.Module):
         heatmaps, sizes, offsets = objects.split([len(OBJECTS), 2, 2], dim=1)
         return DetectorOutput(heatmaps, sizes, offsets, segments)
 
-    def _pyramid(self, x: Float[Tensor, "b e 2*h 2*w"]) -> Float[Tensor, "b c h w"]:
+    def _pyramid(self, x: Float[Tensor, "b e h w"]) -> Float[Tensor, "b c h//2 w//2"]:
         levels = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             x = stage(x)

@@ -22,7 +22,7 @@ class MuonAdamW:
     def step(self, lr: float) -> None:
         """Apply the gradients with this learning rate, and forget them."""
         for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            matrix.grad = None if kernel.grad is None else as_matrix(kernel.grad)
+            matrix.grad = None if kernel.grad is None else kernel.grad.permute(0, 2, 3, 1).flatten(1)
             kernel.grad = None
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

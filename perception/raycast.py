@@ -4,6 +4,8 @@ import ctypes
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
@@ -25,7 +27,7 @@ def _preload_libusb() -> None:
             ctypes.CDLL(str(library))
 
 
-def _import_open3d():  # type: ignore[no-untyped-def]
+def _import_open3d() -> ModuleType:
     try:
         _preload_libusb()
         import open3d
@@ -73,7 +75,7 @@ class RayScene:
             self._scene = self._o3d.t.geometry.RaycastingScene(nthreads=1)
             self._scene.add_triangles(self._tensor(vertices, np.float32), self._tensor(faces, np.uint32))
 
-    def _tensor(self, array: ndarray, dtype: type):  # type: ignore[no-untyped-def]
+    def _tensor(self, array: ndarray, dtype: type) -> Any:
         return self._o3d.core.Tensor.from_numpy(np.ascontiguousarray(array, dtype=dtype))
 
     def cast(self, rays: Float32[ndarray, "n 6"]) -> Hits:

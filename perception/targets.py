@@ -77,7 +77,8 @@ def make_samples(frames: Sequence[Frame], size_px: tuple[int, int]) -> Samples:
         raise ValueError("no frames: a detector trains on at least one, check the data set's split")
     rows = [_resize(frame, size_px) for frame in frames]
     most = max((len(boxes) for _, _, boxes in rows if boxes is not None), default=0)
-    boxes, labels = zip(*(_pad(boxes, most) for _, _, boxes in rows), strict=True)
+    padded = [_pad(boxes, most, frame.source) for frame, (_, _, boxes) in zip(frames, rows, strict=True)]
+    boxes, labels = zip(*padded, strict=True)
     return Samples(
         images=torch.from_numpy(np.stack([image for image, _, _ in rows])).permute(0, 3, 1, 2).contiguous(),
         masks=torch.from_numpy(np.stack([_or_ignore(mask, size_px) for _, mask, _ in rows])),
@@ -179,11 +180,12 @@ def _resize(frame: Frame, size_px: tuple[int, int]) -> tuple[ndarray, ndarray | 
     return image, masks, Boxes(frame.boxes.xyxy_px * scale, frame.boxes.labels)
 
 
-def _pad(boxes: Boxes | None, rows: int) -> tuple[ndarray, ndarray]:
+def _pad(boxes: Boxes | None, rows: int, source: str) -> tuple[ndarray, ndarray]:
     corners, labels = np.zeros((rows, 4), np.float32), np.full(rows, NO_BOX, np.int64)
     if boxes is not None:
         if len(boxes) and not 0 <= boxes.labels.min() <= boxes.labels.max() < len(OBJECTS):
-            raise ValueError(f"box labels {boxes.labels.tolist()} outside 0..{len(OBJECTS) - 1}: map them to {OBJECTS}")
+            strange, limit = boxes.labels.tolist(), len(OBJECTS) - 1
+            raise ValueError(f"{source or 'frame'}: box labels {strange} outside 0..{limit}, map them to {OBJECTS}")
         corners[: len(boxes)], labels[: len(boxes)] = boxes.xyxy_px, boxes.labels
     return corners, labels
 

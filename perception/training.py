@@ -172,7 +172,9 @@ def evaluate(model: Detector, data: Samples | Sequence[Frame], batch_size: int =
     for start in range(0, len(samples), batch_size):
         output = model(as_input(samples.images[start : start + batch_size]))
         found += decode_boxes(output)
-        masks = interpolate(output.segments, size=samples.masks.shape[1:], mode="bilinear").argmax(dim=1)
+        masks = (
+            interpolate(output.segments, size=samples.masks.shape[1:], mode="bilinear").argmax(dim=1).to(torch.uint8)
+        )
         confusion += confusion_matrix(masks, samples.masks[start : start + batch_size])
     labelled = samples.has_boxes.nonzero().flatten().tolist()
     wanted = [
