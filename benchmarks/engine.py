@@ -150,10 +150,10 @@ def client_app(fit: str) -> Any:
     @app.train()
     def on_train(message: Any, context: Any) -> Any:
         torch.set_num_threads(1)
-        received = decode_request(message).arrays
-        tensors = {name: torch.from_numpy(values.copy()) for name, values in received.items()}
+        arrays = {name: values.copy() for name, values in decode_request(message).arrays.items()}
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         train(tensors, fit, int(context.node_config["partition-id"]))
-        return encode_train_reply(TrainReply({k: v.numpy() for k, v in tensors.items()}, 10), message)
+        return encode_train_reply(TrainReply(arrays, 10), message)
 
     return app
 

@@ -11,7 +11,6 @@ import itertools
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity  # no public way yet to gi
 
 CLIENT_APP_RAISED_EXCEPTION, NODE_UNAVAILABLE = 2, 5  # Flower's error codes
 RUN_ID = 1
-QUICK_S, QUICK_BATCH = 1e-3, 4  # a client this quick is not worth a thread switch of its own
+QUICK_S = 1e-3  # clients this quick run one at a time
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
@@ -34,32 +33,13 @@ class _Job:
 
     message: Message
     outbox: "_Outbox"
-    batch: "deque[_Job]"
     started_s: float | None = None
     cancelled: bool = False
     replaced: bool = False
     finished: bool = False
 
 
-class _Outbox:
-    """Where replies of one call wait. Putting one in does not wake the reader, `wake` does."""
-
-    def __init__(self) -> None:
-        self._replies: deque[tuple[_Job, Message]] = deque()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def put(self, job: _Job, reply: Message) -> None:
-        self._replies.append((job, reply))
-
-    def wake(self) -> None:
-        self._bell.put(None)
-
-    def get(self, timeout: float | None) -> tuple[_Job, Message] | None:
-        """The next reply, or None when `timeout` seconds passed or the bell rang for nothing."""
-        if not self._replies:
-            with contextlib.suppress(queue.Empty):
-                self._bell.get(timeout=timeout)
-        return self._replies.popleft() if self._replies else None
+_Outbox = queue.SimpleQueue[tuple[_Job, Message]]  # where the replies of one call wait
 
 
 class LocalGrid(Grid):
@@ -90,7 +70,7 @@ class LocalGrid(Grid):
             )
             for i in range(num_nodes)
         }
-        self._jobs: queue.SimpleQueue[deque[_Job] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._busy: dict[int, _Job] = {}
         self._pushed: dict[str, _Outbox] = {}
@@ -118,17 +98,17 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies as they are ready; `timeout` in seconds holds for each vehicle from when its work starts."""
-        waiting, outbox, running, reply = iter(messages), _Outbox(), set[_Job](), None
+        waiting, outbox, running = iter(messages), _Outbox(), set[_Job]()
         try:
+            reply = None
             while True:
-                running |= self._top_up(waiting, outbox, len(running))
+                for message in islice(waiting, self._free_places(len(running), reply is not None)):
+                    running.add(self._submit(message, outbox))
                 if reply is not None:
                     yield reply
-                    reply = None
                 elif not running:
                     return
-                else:
-                    reply = self._next_reply(running, outbox, timeout)
+                reply = self._next_reply(running, outbox, timeout) if running else None
         finally:
             for job in running:
                 job.cancelled = True
@@ -137,7 +117,7 @@ class LocalGrid(Grid):
         ids = []
         for message in messages:
             outbox = _Outbox()
-            self._submit([message], outbox)
+            self._submit(message, outbox)
             self._pushed[message.metadata.message_id] = outbox
             ids.append(message.metadata.message_id)
         return ids
@@ -146,8 +126,8 @@ class LocalGrid(Grid):
         replies = []
         for message_id in list(message_ids):
             outbox = self._pushed.get(message_id)
-            if outbox is not None and (found := outbox.get(timeout=0)) is not None:
-                replies.append(found[1])
+            if outbox is not None and not outbox.empty():
+                replies.append(outbox.get()[1])
                 del self._pushed[message_id]
         return replies
 
@@ -156,42 +136,29 @@ class LocalGrid(Grid):
         for _ in range(self._workers):
             self._jobs.put(None)
 
-    def _top_up(self, waiting: Iterator[Message], outbox: _Outbox, running: int) -> set[_Job]:
-        """Keep the workers busy. Work that is quick goes to one of them in batches, and the reader waits meanwhile:
-        threads that all take short turns hand the interpreter's lock back and forth more than they compute.
+    def _free_places(self, running: int, reader_busy: bool) -> int:
+        """How many vehicles may start. Threads that all take short turns hand the interpreter's lock back and forth
+        more than they compute, so quick vehicles take turns with each other and with the reader.
         """
-        if self._pace_s < QUICK_S:
-            return self._submit(list(islice(waiting, QUICK_BATCH)), outbox) if not running else set()
-        jobs = (self._submit([message], outbox) for message in islice(waiting, max(0, self._workers - running)))
-        return set().union(*jobs)
+        return max(0, 1 - running - reader_busy if self._pace_s < QUICK_S else self._workers - running)
 
-    def _submit(self, messages: list[Message], outbox: _Outbox) -> set[_Job]:
-        batch: deque[_Job] = deque()
-        jobs = set()
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = str(next(self._ids))  # as every Grid of Flower does
-            job, node_id = _Job(message, outbox, batch), message.metadata.dst_node_id
-            jobs.add(job)
-            with self._lock:
-                free = node_id in self._contexts and node_id not in self._busy
-                if free:
-                    self._busy[node_id] = job
-                    batch.append(job)
-            if not free:
-                reason = "still at work on an earlier message" if node_id in self._contexts else "no such node"
-                outbox.put(job, Message(Error(NODE_UNAVAILABLE, reason), reply_to=message))
-                outbox.wake()
-        if batch:
-            self._jobs.put(batch)
-        return jobs
+    def _submit(self, message: Message, outbox: _Outbox) -> _Job:
+        message.metadata.__dict__["_message_id"] = str(next(self._ids))  # as every Grid of Flower does
+        job, node_id = _Job(message, outbox), message.metadata.dst_node_id
+        if node_id in self._contexts and self._busy.setdefault(node_id, job) is job:
+            self._jobs.put(job)
+        else:
+            reason = "still at work on an earlier message" if node_id in self._contexts else "no such node"
+            outbox.put((job, Message(Error(NODE_UNAVAILABLE, reason), reply_to=message)))
+        return job
 
     def _next_reply(self, running: set[_Job], outbox: _Outbox, timeout: float | None) -> Message | None:
         """Wait for a job of `running` and take it out; None when there was none, or some were late instead."""
-        found = outbox.get(self._patience_s(running, timeout))
-        if found is None:
+        try:
+            job, reply = outbox.get(timeout=self._patience_s(running, timeout))
+        except queue.Empty:
             self._give_up_on_late(running, timeout)
             return None
-        job, reply = found
         if job not in running:
             return None
         running.discard(job)
@@ -212,36 +179,25 @@ class LocalGrid(Grid):
                 job.replaced = late and not job.finished
             if late:
                 running.discard(job)
-            if job.replaced:  # another thread takes over what is behind it; it ends when its client returns
-                self._jobs.put(job.batch)
+            if job.replaced:  # its thread ends when its client returns
                 self._start_worker()
 
     def _start_worker(self) -> None:
         threading.Thread(target=self._work, name="local-grid", daemon=True).start()
 
     def _work(self) -> None:
-        while (batch := self._jobs.get()) is not None:
-            while batch:
-                try:
-                    job = batch.popleft()
-                except IndexError:  # somebody else took over
-                    break
-                self._run_job(job)
-                if not batch or self._pace_s >= QUICK_S:
-                    job.outbox.wake()
-                if job.replaced:
-                    return
-            del batch
-
-    def _run_job(self, job: _Job) -> None:
-        job.started_s = time.monotonic()
-        reply = None if job.cancelled else self._call(job.message)
-        self._pace_s = time.monotonic() - job.started_s
-        with self._lock:
-            self._busy.pop(job.message.metadata.dst_node_id, None)
-            job.finished = True
-        if reply is not None:
-            job.outbox.put(job, reply)
+        while (job := self._jobs.get()) is not None:
+            job.started_s = time.monotonic()
+            reply = None if job.cancelled else self._call(job.message)
+            self._pace_s = time.monotonic() - job.started_s
+            with self._lock:
+                del self._busy[job.message.metadata.dst_node_id]
+                job.finished = True
+            if reply is not None:
+                job.outbox.put((job, reply))
+            if job.replaced:
+                return
+            del job, reply  # a waiting thread keeps no model alive
 
     def _call(self, message: Message) -> Message:
         try:

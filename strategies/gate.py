@@ -110,11 +110,12 @@ def _misfit(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> 
         extra, missing = sorted(arrays.keys() - reference.keys()), sorted(reference.keys() - arrays.keys())
         return Verdict(Cause.KEYS, f"extra {extra[:3]}, missing {missing[:3]}")
     for name, start in reference.items():
-        if arrays[name].shape != start.shape:
-            return Verdict(Cause.SHAPE, f"{name}: {arrays[name].shape}, model has {start.shape}")
-        if arrays[name].dtype != start.dtype:
-            return Verdict(Cause.DTYPE, f"{name}: {arrays[name].dtype}, model has {start.dtype}")
-        if start.dtype.kind in "iu" and start.size and np.abs(arrays[name].astype(np.float64)).max() > LARGEST_INTEGER:
+        values, dtype = arrays[name], start.dtype
+        if values.shape != start.shape:
+            return Verdict(Cause.SHAPE, f"{name}: {values.shape}, model has {start.shape}")
+        if values.dtype != dtype:
+            return Verdict(Cause.DTYPE, f"{name}: {values.dtype}, model has {dtype}")
+        if dtype.kind in "iu" and start.size and np.abs(values.astype(np.float64)).max() > LARGEST_INTEGER:
             return Verdict(Cause.NORM, f"{name}: integers beyond 2^53 cannot be averaged")
     return Verdict()
 

@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from clients.messages import MessageError, count_bytes, decode_evaluate_reply, encode_request, to_record
+from clients.messages import MessageError, copy_request, count_bytes, decode_evaluate_reply, encode_request, to_record
 from strategies.aggregation import merge
 from strategies.arithmetic import Arrays
 from strategies.gate import Cause
@@ -92,9 +92,9 @@ class Hierarchical(Strategy):
         for rsu, rsu_round in self._rounds.items():
             record = to_record(rsu_round.reference)
             settings = {**config, "server-round": round_number, "local-epochs": self.config.local_epochs, "rsu": rsu}
+            content = encode_request(record, settings)  # type: ignore[arg-type]
             for member in rsu_round.plan.asked:
-                content = encode_request(record, settings)  # type: ignore[arg-type]
-                yield Message(content, member.node_id, MessageType.TRAIN, group_id=str(round_number))
+                yield Message(copy_request(content), member.node_id, MessageType.TRAIN, group_id=str(round_number))
 
     # 2. Gather: every RSU takes in its vehicles' replies as they come.
 

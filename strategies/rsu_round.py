@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import Message
 
-from clients.messages import MessageError, TrainReply, decode_train_reply
+from clients.messages import MessageError, TrainReply, count_bytes, decode_train_reply
 from strategies.accumulator import RuleConfig
 from strategies.aggregation import new_accumulator
 from strategies.arithmetic import Arrays
@@ -162,7 +162,7 @@ class RsuRound:
         return (self._layout.unpack(self._accumulator.result()) if moved else None), report
 
     def _judge(self, vehicle: str, reply: TrainReply) -> None:
-        self.bytes_up += sum(values.nbytes for values in reply.arrays.values())
+        self.bytes_up += count_bytes(reply.arrays)
         verdict = self._gate.inspect_form(reply.arrays, reply.num_examples)
         if verdict.cause is None:
             packed = self._layout.pack(reply.arrays)
