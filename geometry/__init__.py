@@ -1,7 +1,8 @@
-"""Cameras, poses and frames: the leaf that everything else rests on. Imports numpy alone."""
+"""Cameras, poses, frames and traces: the leaf that everything else rests on. Imports numpy alone."""
 
 from geometry.camera import Camera
 from geometry.frame import Boxes, Frame
 from geometry.se3 import SE3
+from geometry.trace import Indicator, Trace
 
-__all__ = ["SE3", "Boxes", "Camera", "Frame"]
+__all__ = ["SE3", "Boxes", "Camera", "Frame", "Indicator", "Trace"]

@@ -1,9 +1,9 @@
 """What one vehicle or roadside unit senses at one instant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 from numpy import ndarray
 
 from geometry.camera import Camera
@@ -19,6 +19,8 @@ class Boxes:
         labels: class ids, int64 [n].
         cuboids_world: x y z of the centre, length, width, height (m), yaw (rad, about up), float32 [n, 7], or None.
         track_ids: int64 [n], the same object keeps its id over a drive, or None.
+        truncation: share of the object that lies outside the image, 0..1, float32 [n], or None.
+        occlusion: KITTI's grade: 0 visible, 1 partly, 2 largely occluded, 3 unknown, int64 [n], or None.
 
     Raises:
         ValueError: lengths differ or a coordinate is not finite.
@@ -28,15 +30,17 @@ class Boxes:
     labels: Int64[ndarray, "n"]
     cuboids_world: Float32[ndarray, "n 7"] | None = None
     track_ids: Int64[ndarray, "n"] | None = None
+    truncation: Float32[ndarray, "n"] | None = None
+    occlusion: Int64[ndarray, "n"] | None = None
 
     def __post_init__(self) -> None:
-        fields = (self.xyxy_px, self.labels, self.cuboids_world, self.track_ids)
-        lengths = {len(field) for field in fields if field is not None}
+        columns = (getattr(self, field.name) for field in fields(self))
+        lengths = {len(column) for column in columns if column is not None}
         if len(lengths) > 1:
             raise ValueError(f"Boxes fields differ in length: {sorted(lengths)}")
-        for name in ("xyxy_px", "cuboids_world"):
-            field = getattr(self, name)
-            if field is not None and not np.isfinite(field).all():
+        for name in ("xyxy_px", "cuboids_world", "truncation"):
+            column = getattr(self, name)
+            if column is not None and not np.isfinite(column).all():
                 raise ValueError(f"Boxes.{name} holds NaN or infinity")
 
     def __len__(self) -> int:
@@ -48,8 +52,8 @@ class Boxes:
 
     def select(self, keep: ndarray) -> "Boxes":
         """The boxes that a boolean mask or an index array picks."""
-        pick = lambda field: None if field is None else field[keep]  # noqa: E731
-        return Boxes(self.xyxy_px[keep], self.labels[keep], pick(self.cuboids_world), pick(self.track_ids))
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Boxes(**{name: None if column is None else column[keep] for name, column in columns.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,7 @@ class Frame:
         points_lidar: x y z (m) and intensity in 0..1 in the LiDAR's own frame, float32 [n, 4].
         boxes: labelled objects; an empty `Boxes` says "looked, nothing there".
         masks: semantic class ids, uint8 [h, w]; 255 is unlabelled.
+        instances: track id of the object at each pixel, -1 for none, int32 [h, w].
         depth_m: depth along the camera's z, float32 [h, w]; infinity where nothing was hit.
         lidar_from_cam: maps camera coordinates to LiDAR coordinates.
         source: the file or generator that it came from, for messages.
@@ -77,13 +82,14 @@ class Frame:
     points_lidar: Float32[ndarray, "n 4"] | None = None
     boxes: Boxes | None = None
     masks: UInt8[ndarray, "h w"] | None = None
+    instances: Int32[ndarray, "h w"] | None = None
     depth_m: Float32[ndarray, "h w"] | None = None
     lidar_from_cam: SE3 | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
         size = (self.camera.height_px, self.camera.width_px)
-        for name in ("image", "masks", "depth_m"):
+        for name in ("image", "masks", "instances", "depth_m"):
             array = getattr(self, name)
             if array is not None and array.shape[:2] != size:
                 raise ValueError(f"{self.source or 'frame'}: {name} is {array.shape[:2]}, the camera says {size}")

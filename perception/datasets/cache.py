@@ -14,6 +14,9 @@ from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.base import DataError
 
 
+_BOX_EXTRAS = ("cuboids_world", "track_ids", "truncation", "occlusion")
+
+
 class CorruptFrame(DataError):
     """A cache file cannot be read back; generating it again mends it."""
 
@@ -85,12 +88,13 @@ def _arrays(frame: Frame) -> dict[str, np.ndarray]:
         "image": frame.image,
         "points_lidar": frame.points_lidar,
         "masks": frame.masks,
+        "instances": frame.instances,
         "depth_m": frame.depth_m,
         "lidar_from_cam": None if frame.lidar_from_cam is None else frame.lidar_from_cam.matrix,
     }
     if boxes is not None:
         arrays |= {"boxes": boxes.xyxy_px, "labels": boxes.labels}
-        arrays |= {"cuboids_world": boxes.cuboids_world, "track_ids": boxes.track_ids}
+        arrays |= {name: getattr(boxes, name) for name in _BOX_EXTRAS}
     return {key: value for key, value in arrays.items() if value is not None}
 
 
@@ -98,7 +102,7 @@ def _unpack(arrays: dict[str, np.ndarray]) -> Frame:
     intrinsics, size = arrays["intrinsics"].tolist(), arrays["size_px"].tolist()
     boxes = None
     if "boxes" in arrays:
-        boxes = Boxes(arrays["boxes"], arrays["labels"], arrays.get("cuboids_world"), arrays.get("track_ids"))
+        boxes = Boxes(arrays["boxes"], arrays["labels"], **{name: arrays.get(name) for name in _BOX_EXTRAS})
     return Frame(
         timestamp_s=float(arrays["timestamp_s"]),
         camera=Camera(_pose(arrays["world_from_cam"]), *intrinsics, *size),
@@ -106,6 +110,7 @@ def _unpack(arrays: dict[str, np.ndarray]) -> Frame:
         points_lidar=arrays.get("points_lidar"),
         boxes=boxes,
         masks=arrays.get("masks"),
+        instances=arrays.get("instances"),
         depth_m=arrays.get("depth_m"),
         lidar_from_cam=_pose(arrays["lidar_from_cam"]) if "lidar_from_cam" in arrays else None,
         source=str(arrays["source"]),
