@@ -1,6 +1,6 @@
 """What one vehicle or roadside unit senses at one instant."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, Int64, UInt8
@@ -53,7 +53,7 @@ class Boxes:
     def select(self, keep: ndarray) -> "Boxes":
         """The boxes that a boolean mask or an index array picks."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Boxes(**{name: None if column is None else column[keep] for name, column in columns.items()})
+        return replace(self, **{name: column[keep] for name, column in columns.items() if column is not None})
 
 
 @dataclass(frozen=True, eq=False)

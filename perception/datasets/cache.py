@@ -13,7 +13,6 @@ import numpy as np
 from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.base import DataError
 
-
 _BOX_EXTRAS = ("cuboids_world", "track_ids", "truncation", "occlusion")
 
 
