@@ -1,8 +1,7 @@
-"""`convoy data`: what a data folder holds, in numbers and in pictures."""
+"""`convoy data`: what a data folder holds, in numbers and in pictures; generated towns; other formats."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,16 +12,24 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from fl_app.cli_export import PROBLEMS_SHOWN, PathArgument, bar, errors_as_exit, export, spread
 from geometry import Frame
-from perception.datasets.base import DataError, Dataset
-from perception.datasets.folder import format_of, open_dataset
+from perception.datasets.base import DataError, Dataset, Fleet, FleetRequest
+from perception.datasets.export import ExportOptions
+from perception.datasets.export.video import VideoWriter
+from perception.datasets.export.writing import save_image, save_marker, staged_folder
+from perception.datasets.folder import TOWN, format_of, open_dataset
+from perception.datasets.sharing import Concatenated
 from perception.draw import frame_sheet
+from perception.draw_map import draw_map
 from perception.labels import IGNORE, OBJECTS, SEGMENTS
 
-data_app = typer.Typer(help="Look at a data set: a folder, or town:PRESET for generated data.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at and convert data sets: a folder, or town:PRESET for generated data.", no_args_is_help=True
+)
+data_app.command()(export)
 
-PROBLEMS_SHOWN = 3
-PathArgument = Annotated[str, typer.Argument(help="Data folder, or town, or town:PRESET.")]
+SHEET_FRAMES, VIDEO_FRAMES = 4, 60
 
 
 @dataclass
@@ -63,19 +70,13 @@ def survey(dataset: Dataset, indices: list[int]) -> Survey:
     return result
 
 
-def spread(length: int, limit: int) -> list[int]:
-    """At most `limit` indices spread evenly over `length`; all of them where `limit` is 0."""
-    count = length if limit == 0 else min(limit, length)
-    return np.linspace(0, length - 1, count).round().astype(int).tolist()
-
-
 @data_app.command()
 def info(
     path: PathArgument,
     frames: Annotated[int, typer.Option(min=0, help="Frames to read, spread evenly; 0 reads all.")] = 200,
 ) -> None:
     """Print what a data set holds: sizes, sensors, labels, and files that cannot be read."""
-    with _errors_as_exit():
+    with errors_as_exit():
         dataset = open_dataset(path)
         indices = spread(len(dataset), frames)
         found = survey(dataset, indices)
@@ -92,7 +93,7 @@ def show(
     frames: Annotated[int, typer.Option(min=1, help="Frames to show, spread evenly.")] = 4,
 ) -> None:
     """Write a contact sheet: image with boxes, masks, LiDAR coloured by depth, depth."""
-    with _errors_as_exit():
+    with errors_as_exit():
         dataset = open_dataset(path)
         chosen = [dataset[index] for index in spread(len(dataset), frames)]
         try:
@@ -104,13 +105,63 @@ def show(
         typer.echo(f"{out}: {len(chosen)} of {len(dataset)} frames of {dataset.name}")
 
 
-@contextmanager
-def _errors_as_exit() -> Iterator[None]:
-    try:
-        yield
-    except DataError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+@data_app.command()
+def town(
+    preset: Annotated[str, typer.Option(help="Name of the world.")] = FleetRequest.preset,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    preview: Annotated[bool, typer.Option("--preview", help="Draw a map, a contact sheet and a video.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the preview, by default PRESET-preview.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier preview.")] = False,
+) -> None:
+    """Render a generated town into the cache and print what it holds."""
+    with errors_as_exit():
+        from perception.datasets.town import load_town  # open3d takes a second to import: only when asked for
+
+        request = FleetRequest(preset=preset, vehicles=0, seed=seed, size_px=(0, 0))
+        fleet = load_town(request)
+        drives = _drives_of(fleet)
+        dataset = Concatenated(fleet.name, fleet.licence, list(drives.values()))
+        found = survey(dataset, list(range(len(dataset))))
+        Console().print(_table(TOWN, dataset, found, len(dataset)))
+        if preview:
+            folder = out or Path(f"{preset}-preview")
+            _write_preview(request, drives, dataset, folder, overwrite)
+            typer.echo(f"{folder}: map.png, sheet.png, video.mp4")
+
+
+def _drives_of(fleet: Fleet) -> dict[str, Concatenated]:
+    """Each vehicle's frames, those for training before those for testing, as it drove."""
+    return {
+        share.vehicle: Concatenated(share.vehicle, fleet.licence, [share.train, share.test]) for share in fleet.shares
+    }
+
+
+def _write_preview(
+    request: FleetRequest, drives: dict[str, Concatenated], dataset: Concatenated, out: Path, overwrite: bool
+) -> None:
+    from perception.datasets.town import town_config
+    from perception.datasets.town.layout import plan_town
+
+    title = f"{dataset.name}, seed {request.seed}"
+    with staged_folder(out, overwrite) as folder:
+        positions = {name: _positions_m(drive) for name, drive in drives.items()}
+        save_image(folder / "map.png", draw_map(plan_town(town_config(request)), positions, title=title))
+        sheet = frame_sheet([dataset[index] for index in spread(len(dataset), SHEET_FRAMES)])
+        save_image(folder / "sheet.png", sheet)
+        _write_video(folder, next(iter(drives.values())))
+        save_marker(folder, {"format": "preview", "data set": title, "licence": dataset.licence})
+
+
+def _positions_m(drive: Sequence[Frame]) -> np.ndarray:
+    """East and north of the camera, [t, 2]."""
+    return np.array([frame.camera.world_from_cam.translation_m[:2] for frame in drive])
+
+
+def _write_video(folder: Path, drive: Sequence[Frame]) -> None:
+    writer = VideoWriter(folder, ExportOptions(draw_boxes=True))
+    for index in bar("drawing the video")(range(min(len(drive), VIDEO_FRAMES))):
+        writer.add(drive[index])
+    writer.close()
 
 
 def _table(format_name: str, dataset: Dataset, found: Survey, tried: int) -> Table:

@@ -167,6 +167,7 @@ def _at_width(frame: Frame, width_px: int) -> Frame:
         image=None if frame.image is None else _to_width(frame.image, width_px),
         boxes=None if boxes is None else replace(boxes, xyxy_px=boxes.xyxy_px * scale),
         masks=None if frame.masks is None else cv2.resize(frame.masks, size, interpolation=nearest),
+        instances=None if frame.instances is None else cv2.resize(frame.instances, size, interpolation=nearest),
         depth_m=None if frame.depth_m is None else cv2.resize(frame.depth_m, size, interpolation=nearest),
     )
 

@@ -44,17 +44,20 @@ class Hits:
         t: ray parameter (the distance in units of the direction's length), float32 [n]; infinity for a miss.
         face: index of the triangle hit, int32 [n]; `MISS` (-1) for a miss.
         normal: unit normal of the triangle, oriented by its winding, float32 [n, 3]; zero for a miss.
+        uv: barycentric weights of the triangle's second and third corner, float32 [n, 2].
     """
 
     t: Float32[ndarray, "n"]
     face: Int32[ndarray, "n"]
     normal: Float32[ndarray, "n 3"]
+    uv: Float32[ndarray, "n 2"]
 
     def nearer(self, other: "Hits", face_offset: int) -> "Hits":
-        """The nearer of two hits per ray; the other's face indices are shifted by `face_offset`."""
-        theirs = other.t < self.t
-        face = np.where(theirs, other.face + np.int32(face_offset), self.face)
-        return Hits(np.where(theirs, other.t, self.t), face, np.where(theirs[:, None], other.normal, self.normal))
+        """The nearer of two hits per ray, written over this one; the other's faces are shifted by `face_offset`."""
+        theirs = np.flatnonzero(other.t < self.t)
+        self.t[theirs], self.face[theirs] = other.t[theirs], other.face[theirs] + np.int32(face_offset)
+        self.normal[theirs], self.uv[theirs] = other.normal[theirs], other.uv[theirs]
+        return self
 
 
 class RayScene:
@@ -82,11 +85,12 @@ class RayScene:
         """First hits of rays (origin x y z, direction x y z) [n, 6]; the direction need not be of unit length."""
         if self._scene is None:
             n = len(rays)
-            return Hits(np.full(n, np.inf, np.float32), np.full(n, MISS, np.int32), np.zeros((n, 3), np.float32))
+            nothing = np.zeros((n, 5), np.float32)
+            return Hits(np.full(n, np.inf, np.float32), np.full(n, MISS, np.int32), nothing[:, :3], nothing[:, 3:])
         result = self._scene.cast_rays(self._tensor(rays, np.float32), nthreads=1)
         t = result["t_hit"].numpy()
-        face = np.where(np.isfinite(t), result["primitive_ids"].numpy().astype(np.int64), MISS).astype(np.int32)
-        return Hits(t, face, result["primitive_normals"].numpy())
+        face = np.where(np.isfinite(t), result["primitive_ids"].numpy().view(np.int32), np.int32(MISS))
+        return Hits(t, face, result["primitive_normals"].numpy(), result["primitive_uvs"].numpy())
 
     def occluded(self, rays: Float32[ndarray, "n 6"]) -> Bool[ndarray, "n"]:
         """Whether anything lies along each ray [n, 6] ahead of its origin, at any distance."""

@@ -25,7 +25,46 @@ def _kitti(request: FleetRequest) -> Fleet:
     return load_kitti(request)
 
 
-FLEETS: dict[str, Callable[[FleetRequest], Fleet]] = {"town": _town, "camvid": _camvid, "kitti": _kitti}
+def _cityscapes(request: FleetRequest) -> Fleet:
+    from perception.datasets.cityscapes import load_cityscapes
+
+    return load_cityscapes(request)
+
+
+def _bdd100k(request: FleetRequest) -> Fleet:
+    from perception.datasets.bdd100k import load_bdd100k
+
+    return load_bdd100k(request)
+
+
+def _nuscenes(request: FleetRequest) -> Fleet:
+    from perception.datasets.nuscenes import load_nuscenes
+
+    return load_nuscenes(request)
+
+
+def _argoverse2(request: FleetRequest) -> Fleet:
+    from perception.datasets.argoverse2 import load_argoverse2
+
+    return load_argoverse2(request)
+
+
+def _waymo(request: FleetRequest) -> Fleet:
+    from perception.datasets.waymo import load_waymo
+
+    return load_waymo(request)
+
+
+FLEETS: dict[str, Callable[[FleetRequest], Fleet]] = {
+    "town": _town,
+    "camvid": _camvid,
+    "kitti": _kitti,
+    "cityscapes": _cityscapes,
+    "bdd100k": _bdd100k,
+    "nuscenes": _nuscenes,
+    "argoverse2": _argoverse2,
+    "waymo": _waymo,
+}
 
 
 def load_fleet(name: str, request: FleetRequest) -> Fleet:

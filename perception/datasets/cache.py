@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.base import DataError
@@ -24,6 +26,50 @@ def cache_root() -> Path:
     """The folder for generated data: `CONVOY_CACHE`, else `~/.cache/convoy`."""
     chosen = os.environ.get("CONVOY_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "convoy"
+
+
+def cache_limit_bytes() -> int:
+    """How much generated data is kept: `CONVOY_CACHE_GB` gigabytes, else 20.
+
+    Raises:
+        DataError: the variable is not a positive number.
+    """
+    text = os.environ.get("CONVOY_CACHE_GB", "20")
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not limit > 0:
+        raise DataError(f"CONVOY_CACHE_GB is {text!r}; want a positive number of gigabytes")
+    return int(limit * 1e9)
+
+
+def trim_cache(root: Path, keep: Path, limit_bytes: int) -> list[Path]:
+    """Remove generated folders, longest unused first, until all together fit; `keep` stays. Returns what went.
+
+    A folder's own modification time says when it was last used. A folder that another process locks stays as well.
+    """
+    keep.touch()
+    folders = [folder for folder in root.iterdir() if folder.is_dir()]
+    sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in folders}
+    removed: list[Path] = []
+    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
+        if sum(sizes.values()) <= limit_bytes:
+            break
+        if folder != keep and _remove_unlocked(folder):
+            del sizes[folder]
+            removed.append(folder)
+    return removed
+
+
+def _remove_unlocked(folder: Path) -> bool:
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except (Timeout, OSError):
+        return False
+    return True
 
 
 def write_frame(path: Path, frame: Frame) -> None:

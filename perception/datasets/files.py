@@ -63,7 +63,9 @@ def _read_image(path: Path, mode: str | None) -> ndarray:
                     f"{path}: mode {image.mode}, want one channel of class ids; turn the colours into class ids first"
                 )
             return np.array(image if mode is None else image.convert(mode))
-    except OSError as error:
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
         raise DataError(f"{path}: not a readable image ({error}); fetch it again") from error
 
 

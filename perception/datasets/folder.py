@@ -4,12 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from perception.datasets.argoverse2 import LAYOUT as ARGOVERSE2_LAYOUT
+from perception.datasets.argoverse2 import Argoverse2, find_logs
 from perception.datasets.base import DataError, Dataset, FleetRequest
+from perception.datasets.bdd100k import BDD100K, holds_bdd100k
+from perception.datasets.bdd100k import LAYOUT as BDD100K_LAYOUT
 from perception.datasets.camvid import CamVid
+from perception.datasets.cityscapes import LAYOUT as CITYSCAPES_LAYOUT
+from perception.datasets.cityscapes import Cityscapes
+from perception.datasets.colmap import LAYOUT as COLMAP_LAYOUT
+from perception.datasets.colmap import Colmap, model_folder
 from perception.datasets.kitti_object import KittiObject, object_folder
 from perception.datasets.kitti_raw import LAYOUT as RAW_LAYOUT
 from perception.datasets.kitti_raw import KittiRaw, find_drives
+from perception.datasets.multicamera import CALIBRATION, MultiCamera
+from perception.datasets.multicamera import LAYOUT as MULTICAMERA_LAYOUT
+from perception.datasets.nuscenes import INFO_FILE, NuScenes, NuScenesInfo, version_folders
+from perception.datasets.sevenscenes import LAYOUT as SEVENSCENES_LAYOUT
+from perception.datasets.sevenscenes import SevenScenes, find_sequences
 from perception.datasets.sharing import Concatenated
+from perception.datasets.transforms import LAYOUT as TRANSFORMS_LAYOUT
+from perception.datasets.transforms import Transforms, transforms_file
+from perception.datasets.waymo import Waymo
 
 TOWN = "town"
 
@@ -32,12 +48,27 @@ LAYOUTS = (
         KittiObject,
     ),
     Layout("KITTI raw", RAW_LAYOUT, lambda path: bool(find_drives(path)), KittiRaw),
+    Layout("Cityscapes", CITYSCAPES_LAYOUT, lambda path: (path / "leftImg8bit").is_dir(), Cityscapes),
+    Layout("BDD100K", BDD100K_LAYOUT, holds_bdd100k, BDD100K),
+    Layout("COLMAP", COLMAP_LAYOUT, lambda path: model_folder(path) is not None, Colmap),
+    Layout("transforms.json", TRANSFORMS_LAYOUT, lambda path: transforms_file(path) is not None, Transforms),
+    Layout("cameras.json", MULTICAMERA_LAYOUT, lambda path: (path / CALIBRATION).is_file(), MultiCamera),
     Layout(
         "CamVid",
         "{images, labels}/SEQUENCE_NUMBER.png",
         lambda path: (path / "images").is_dir() and (path / "labels").is_dir(),
         CamVid,
     ),
+    Layout("nuScenes", "{v1.0-*/*.json, samples/}", lambda path: bool(version_folders(path)), NuScenes),
+    Layout("nuScenes sample", f"{INFO_FILE} with its files", lambda path: (path / INFO_FILE).is_file(), NuScenesInfo),
+    Layout("Argoverse 2", ARGOVERSE2_LAYOUT, lambda path: bool(find_logs(path)), Argoverse2),
+    Layout(
+        "Waymo Open Dataset v2",
+        "{camera_image, camera_calibration, ...}/SEGMENT.parquet",
+        lambda path: next((path / "camera_image").glob("*.parquet"), None) is not None,
+        Waymo,
+    ),
+    Layout("7-Scenes", SEVENSCENES_LAYOUT, lambda path: bool(find_sequences(path)), SevenScenes),
 )
 
 

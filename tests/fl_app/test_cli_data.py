@@ -1,14 +1,19 @@
 """`convoy data`, run in process."""
 
+import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
-from fl_app.cli_data import data_app, spread
+from fl_app.cli_data import data_app
+from fl_app.cli_export import bar, spread
+from perception.datasets.export import EXPORTS
 
 CONVOY_DATA = os.environ.get("CONVOY_DATA", "")
 
@@ -86,8 +91,17 @@ def test_show_names_a_broken_frame(camvid: Path, tmp_path: Path) -> None:
     assert "0001TP_0.png: not a readable image" in result.stderr
 
 
-def test_generated_towns_are_data_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path))
+@pytest.fixture(scope="module")
+def town_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache for generated frames, filled on first use."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVOY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.mark.usefixtures("town_cache")
+def test_generated_towns_are_data_too(tmp_path: Path) -> None:
     result = invoke("info", "town:hamlet")
     assert result.exit_code == 0
     assert all(text in result.stdout for text in ("in one world", "boxes: vehicle", "mask: road", "LiDAR"))
@@ -97,6 +111,102 @@ def test_generated_towns_are_data_too(tmp_path: Path, monkeypatch: pytest.Monkey
     result = invoke("info", "town:atlantis")
     assert result.exit_code == 2
     assert "atlantis" in result.stderr
+
+
+@pytest.mark.usefixtures("town_cache")
+@pytest.mark.parametrize("to", EXPORTS)
+def test_a_town_goes_into_every_format(tmp_path: Path, to: str) -> None:
+    result = invoke("export", "town:hamlet", "--to", to, "--out", tmp_path / "out", "--frames", "4", "--boxes")
+    assert result.exit_code == 0, result.stderr
+    assert f"4 of 12 frames of town/hamlet as {EXPORTS[to].format}" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("town_cache")
+def test_town_prints_what_it_holds_and_previews_it(tmp_path: Path) -> None:
+    result = invoke("town", "--preset", "hamlet")
+    assert result.exit_code == 0
+    assert all(text in result.stdout for text in ("town/hamlet", "in one world", "boxes: vehicle"))
+    out = tmp_path / "preview"
+    result = invoke("town", "--preset", "hamlet", "--preview", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["export.json", "map.png", "sheet.png", "video.mp4"]
+    with Image.open(out / "map.png") as plan, Image.open(out / "sheet.png") as sheet:
+        assert plan.width == 1080
+        assert sheet.size == (4 * 640, sheet.height)
+    assert "is not empty" in invoke("town", "--preset", "hamlet", "--preview", "--out", out).stderr
+    result = invoke("town", "--preset", "atlantis")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no preset 'atlantis'" in result.stderr
+
+
+def test_export_writes_what_a_folder_holds_and_names_what_is_broken(camvid: Path, tmp_path: Path) -> None:
+    (camvid / "images/0001TP_2.png").write_bytes(b"not an image")
+    result = invoke("export", camvid, "--to", "mp4", "--out", tmp_path / "out", "--rate", "5")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("out: 3 of 4 frames of CamVid as MP4")
+    assert lines[1] == "note: 5 pictures a second"
+    assert lines[2].startswith(f"left out: {camvid}/images/0001TP_2.png: not a readable image")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--to", "kitty"), "no export to 'kitty'; choose one of kitti-object"),
+        (("--to", "colmap"), "no poses in one world, which COLMAP needs"),
+        (("--to", "nuscenes", "--frames", "1"), "no LiDAR points; nuScenes needs them"),
+    ],
+)
+def test_a_mistake_ends_an_export_with_one_line_and_code_2(
+    camvid: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    result = invoke("export", camvid, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_keeps_folders_in_use_and_replaces_its_own(camvid: Path, tmp_path: Path) -> None:
+    arguments = ("export", camvid, "--to", "mp4", "--out")
+    for used in (camvid, camvid / "images"):
+        assert "is not empty" in invoke(*arguments, used).stderr
+        assert "no export wrote" in invoke(*arguments, used, "--overwrite").stderr
+    assert invoke(*arguments, tmp_path / "out").exit_code == 0
+    assert invoke(*arguments, tmp_path / "out").exit_code == 2
+    assert invoke(*arguments, tmp_path / "out", "--overwrite").exit_code == 0
+
+
+def test_a_folder_that_cannot_be_written_and_ctrl_c(
+    camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("export", camvid, "--to", "kitti-object", "--out", tmp_path / "out")
+    for error, code, says in (
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "cannot be written"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, "save", failing(error))
+            result = invoke(*arguments)
+        assert result.exit_code == code
+        assert says in result.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["camvid"]
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    def fail(*arguments: object, **settings: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_progress_bar_passes_everything_on_and_stays_off_where_nobody_looks(capsys: pytest.CaptureFixture) -> None:
+    assert list(bar("working")([3, 1, 2])) == [3, 1, 2]
+    assert capsys.readouterr().err == ""
 
 
 def test_frames_are_spread_evenly() -> None:

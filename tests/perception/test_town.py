@@ -9,7 +9,7 @@ import pytest
 
 from geometry import SE3, Frame
 from perception.datasets.base import DataError, Fleet, FleetRequest
-from perception.datasets.town import PRESETS, LightConfig, TownConfig, load_town, town_config, town_fleet
+from perception.datasets.town import LIGHTS, PRESETS, TownConfig, load_town, town_config, town_fleet
 from perception.datasets.town.rendering import HOLDOUT, Shot, render
 from perception.labels import OBJECTS, SEGMENT_ID, SEGMENT_OF_OBJECT, SEGMENTS
 
@@ -202,7 +202,7 @@ def test_regions_differ_in_what_is_seen() -> None:
     from perception.datasets.town.scenery import build_scenery
 
     layout = plan_town(HAMLET)
-    facades = build_scenery(layout, HAMLET.seed).facades
+    facades = build_scenery(layout, HAMLET.seed, range(len(layout.blocks()))).facades
     region = np.array([layout.region_at(float(x), float(y)) for x, y in facades.origin_m])
     assert facades.height_m[region == 1].mean() > 1.5 * facades.height_m[region == 0].mean()
     assert facades.shop[region == 1].mean() > facades.shop[region == 0].mean() + 0.3
@@ -220,7 +220,7 @@ def test_another_seed_gives_another_town(frames: list[Frame]) -> None:
 
 
 def test_light_changes_the_picture_but_no_label(frames: list[Frame]) -> None:
-    dusk = replace(HAMLET, light=LightConfig(sun_elevation_deg=12.0, sun=0.4, ambient=0.25, visibility_m=80.0))
+    dusk = replace(HAMLET, light=LIGHTS["dusk"])
     frame = render(dusk, Shot(0, 0))
     assert frame.image.mean() < frames[0].image.mean() - 10
     np.testing.assert_array_equal(frame.masks, frames[0].masks)

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from geometry import SE3
 from perception.datasets.base import DataError
-from perception.datasets.town import PRESETS, LidarConfig, TownConfig, models
-from perception.datasets.town.config import LightConfig
+from perception.datasets.town import PRESETS, LidarConfig, LightConfig, TownConfig, models
 from perception.datasets.town.driving import STEP_S, drive
 from perception.datasets.town.layout import plan_town
+from perception.datasets.town.lidar import scan_directions
+from perception.datasets.town.light import light_of
 from perception.datasets.town.mesh import Coat, blob, box, gable, merged, tube
 from perception.datasets.town.routes import CAR_OFFSET_M, grand_tour, lane_path, neighbours, path_through, wander
-from perception.datasets.town.sensors import scan_directions
-from perception.datasets.town.shading import sun_direction
 from perception.raycast import MISS, RayScene, simplified
 
 SQUARE = np.array([[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]], np.float32)
@@ -128,7 +127,7 @@ def test_scan_pattern_of_two_beams_and_four_bearings() -> None:
 
 def test_sun_due_north_at_thirty_degrees() -> None:
     light = LightConfig(sun_azimuth_deg=90.0, sun_elevation_deg=30.0)
-    np.testing.assert_allclose(sun_direction(light), [0, np.sqrt(3) / 2, 0.5], atol=1e-6)
+    np.testing.assert_allclose(light_of(light).to_sun, [0, np.sqrt(3) / 2, 0.5], atol=1e-6)
 
 
 @pytest.mark.parametrize(("rsus", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 2, 2), (6, 3, 2)])

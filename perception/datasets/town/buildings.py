@@ -1,6 +1,6 @@
 """Buildings along the streets, and the numbers from which their facades are drawn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -47,17 +47,31 @@ class Plot:
     along_x: bool
 
 
-def build(layout: Layout, rng: np.random.Generator) -> tuple[list[Mesh], Facades, list[Plot]]:
-    """All buildings of a town, their facades, and their plots."""
+def build(
+    layout: Layout, block: Block, first: int, rng: np.random.Generator
+) -> tuple[list[Mesh], list[dict], list[Plot]]:
+    """A block's buildings, the rows of their facades, and their plots; the first is building number `first`."""
     meshes: list[Mesh] = []
     rows: list[dict[str, object]] = []
-    plots = [plot for block in layout.blocks() for side in block.sides for plot in _row(layout, block, side, rng)]
+    plots = [plot for side in block.sides for plot in _row(layout, block, side, rng)]
     for plot in plots:
-        parts, row = _building(plot, layout.style_at(*plot.centre_m), len(rows), rng)
+        parts, row = _building(plot, layout.style_at(*plot.centre_m), first + len(rows), rng)
         meshes += parts
         rows.append(row)
-    columns = {key: np.array([row[key] for row in rows], np.float32) for key in rows[0]}
-    return meshes, Facades(**columns), plots
+    return meshes, rows, plots
+
+
+def facades_of(rows: list[dict]) -> Facades:
+    """Rows of buildings as columns."""
+    shapes = {"origin_m": 2, "bay_m": 2, "window": 2, "trim": 3, "door": 3}
+    return Facades(**{
+        field.name: np.array([row[field.name] for row in rows], np.float32).reshape(-1, *_tail(shapes.get(field.name)))
+        for field in fields(Facades)
+    })  # fmt: skip
+
+
+def _tail(columns: int | None) -> tuple[int, ...]:
+    return () if columns is None else (columns,)
 
 
 def _row(layout: Layout, block: Block, side: str, rng: np.random.Generator) -> list[Plot]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from perception.datasets.base import DataError, FleetRequest
+from perception.datasets.town.light import LIGHTS, KeyLight, LightConfig, drift_schedule, light_at
+from perception.datasets.town.mounts import FRONT, CameraMount, rsu_mounts
 
 
 @dataclass(frozen=True)
@@ -25,26 +27,6 @@ class LidarConfig:
     range_m: float = 80.0
     noise_m: float = 0.015
     dropout: float = 0.02
-
-
-@dataclass(frozen=True)
-class LightConfig:
-    """Light and weather. Changing it gives the same streets in another domain.
-
-    Args:
-        sun_azimuth_deg: bearing of the sun, counter-clockwise from east; a drive's day shifts it a little.
-        sun_elevation_deg: height of the sun above the horizon.
-        sun, ambient: strength of direct light and of light from the sky.
-        visibility_m: distance at which haze takes 63 % of an object's contrast.
-        noise: standard deviation of the sensor's noise, in grey levels of 255.
-    """
-
-    sun_azimuth_deg: float = 235.0
-    sun_elevation_deg: float = 48.0
-    sun: float = 1.2
-    ambient: float = 0.46
-    visibility_m: float = 380.0
-    noise: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +56,14 @@ class TownConfig:
             images of 128 rows and scale with the image.
         min_visible_share: an object whose visible extent covers less than this share of its projected extent (inside
             the image) gets no box.
+        driver: who moves vehicles and bicycles: "kinematic", or "sumo" (needs `convoy[sumo]`).
+        same_routes: whether the sensing vehicles of further days drive the same streets again.
+        cameras: on a vehicle; see `mounts.RIGS`.
+        rsu_cameras: on an RSU's pole.
+        lidar, rsu_lidar: on a vehicle's roof and on an RSU's pole.
+        light: light and weather of all days, unless one of the next two says otherwise.
+        lights_by_day: light of day 0, 1, ..., from the start again when there are more days.
+        schedule: light over the seconds of every day.
     """
 
     seed: int = 0
@@ -94,14 +84,29 @@ class TownConfig:
     min_box_height_px: float = 10.0
     min_box_pixels: float = 40.0
     min_visible_share: float = 0.3
+    driver: str = "kinematic"
+    same_routes: bool = False
+    cameras: tuple[CameraMount, ...] = FRONT
+    rsu_cameras: tuple[CameraMount, ...] = field(default_factory=rsu_mounts)
     lidar: LidarConfig = field(default_factory=LidarConfig)
+    rsu_lidar: LidarConfig = field(default_factory=lambda: LidarConfig(lowest_deg=-40.0, highest_deg=-2.0))
     light: LightConfig = field(default_factory=LightConfig)
+    lights_by_day: tuple[LightConfig, ...] = ()
+    schedule: tuple[KeyLight, ...] = ()
+
+    def light_on(self, day: int, time_s: float) -> LightConfig:
+        """Light and weather of a day (the holdout's number is large) at a time."""
+        if self.schedule:
+            return light_at(self.schedule, time_s)
+        return self.lights_by_day[day % len(self.lights_by_day)] if self.lights_by_day else self.light
 
     def __post_init__(self) -> None:
         if min(self.vehicles, self.rsus, self.frames_per_vehicle) < 1 or self.holdout_frames < 0:
             raise DataError(f"a town needs vehicles, rsus and frames_per_vehicle >= 1, got {self}")
         if min(self.size_px) < 16 or not 10 <= self.fov_deg <= 150 or self.rate_hz <= 0:
             raise DataError(f"a town's images need at least 16 pixels a side, 10-150 degrees and a rate, got {self}")
+        if not self.cameras or not self.rsu_cameras:
+            raise DataError("a town's vehicles and RSUs need at least one camera each")
 
 
 PRESETS: Final[dict[str, TownConfig]] = {
@@ -115,6 +120,8 @@ PRESETS: Final[dict[str, TownConfig]] = {
         lidar=LidarConfig(beams=16, azimuths=256),
     ),
     "village": TownConfig(),
+    "town": TownConfig(vehicles=12, rsus=12),
+    "city": TownConfig(vehicles=24, rsus=64),
     "street": TownConfig(vehicles=2, rsus=2, frames_per_vehicle=60, holdout_frames=12, rate_hz=10.0),
 }
 
@@ -122,17 +129,35 @@ PRESETS: Final[dict[str, TownConfig]] = {
 def town_config(request: FleetRequest) -> TownConfig:
     """The preset that a request names, with the request's wishes; 0 (or (0, 0)) in the request leaves the preset's.
 
+    "village@night" is the village in the light of that name (see `LIGHTS`); with "@drift" the light changes over the
+    drive, through day, dusk, night, fog and rain; with "@traversals" day 0, 1, 2, ... drive the same streets by day, at
+    dusk, at night and in rain.
+
     Raises:
-        DataError: no preset has that name, or a value is out of range.
+        DataError: no preset or light has that name, or a value is out of range.
     """
-    if request.preset not in PRESETS:
+    name, _, light = request.preset.partition("@")
+    if name not in PRESETS:
         known = ", ".join(sorted(PRESETS))
-        raise DataError(f"FleetRequest.preset: the town has no preset {request.preset!r}; choose one of: {known}")
-    preset = PRESETS[request.preset]
-    return replace(
+        raise DataError(f"FleetRequest.preset: the town has no preset {name!r}; choose one of: {known}")
+    preset = PRESETS[name]
+    config = replace(
         preset,
         seed=request.seed,
         vehicles=request.vehicles or preset.vehicles,
         size_px=request.size_px if any(request.size_px) else preset.size_px,
         frames_per_vehicle=request.frames_per_vehicle or preset.frames_per_vehicle,
     )
+    return _in_light(config, light) if light else config
+
+
+def _in_light(config: TownConfig, name: str) -> TownConfig:
+    if name == "drift":
+        return replace(config, schedule=drift_schedule(config.warmup_s + config.frames_per_vehicle / config.rate_hz))
+    if name == "traversals":
+        lights = tuple(LIGHTS[light] for light in ("day", "dusk", "night", "rain"))
+        return replace(config, lights_by_day=lights, same_routes=True)
+    if name not in LIGHTS:
+        known = ", ".join((*LIGHTS, "drift", "traversals"))
+        raise DataError(f"FleetRequest.preset: the town has no light {name!r}; choose one of: {known}")
+    return replace(config, light=LIGHTS[name])

@@ -7,30 +7,32 @@ from pathlib import Path
 from typing import Final
 
 from geometry import Frame
-from perception.datasets.base import Fleet, FleetRequest, FrameSubset, Share
+from perception.datasets.base import DataError, Fleet, FleetRequest, FrameSubset, Share
 from perception.datasets.cache import CorruptFrame, cache_root, read_frame, write_frame
 from perception.datasets.town.config import TownConfig, town_config
 from perception.datasets.town.layout import plan_town
-from perception.datasets.town.rendering import HOLDOUT, Shot, Store, fill_store, render
+from perception.datasets.town.rendering import HOLDOUT, Shot, Store, drive_name, fill_store, render, rsu_number
 
 LICENCE: Final = "CC0-1.0 (generated); the shapes of cars and people are sumo-data's, EPL-2.0"
 
 
 class TownDrive(Sequence[Frame]):
-    """One vehicle's frames in the order of time, read from the cache; a damaged file is rendered again.
+    """One camera's frames in the order of time, read from the cache; a damaged file is rendered again.
 
     Args:
         store: the town and where its frames lie.
-        vehicle: its number, or `HOLDOUT`.
+        vehicle: the vehicle's number, `HOLDOUT`, or `rsu_number(rsu)`.
         frames: length of the drive.
+        camera: place among the vehicle's or RSU's cameras.
     """
 
     licence = LICENCE
 
-    def __init__(self, store: Store, vehicle: int, frames: int) -> None:
+    def __init__(self, store: Store, vehicle: int, frames: int, camera: int = 0) -> None:
         self.store = store
-        self.shots = tuple(Shot(vehicle, tick) for tick in range(frames))
-        self.name = "town/holdout" if vehicle == HOLDOUT else f"town/vehicle-{vehicle}"
+        self.shots = tuple(Shot(vehicle, tick, camera) for tick in range(frames))
+        mounts = store.config.cameras if vehicle >= HOLDOUT else store.config.rsu_cameras
+        self.name = f"town/{drive_name(vehicle)}/{mounts[camera].name}"
 
     def __len__(self) -> int:
         return len(self.shots)
@@ -83,6 +85,27 @@ def town_fleet(config: TownConfig, name: str = "town", workers: int | None = Non
     shares = tuple(_share(config, k, drive) for k, drive in enumerate(drives))
     rsus = ", ".join(f"rsu-{r} ({x:.0f}, {y:.0f})" for r, (x, y) in enumerate(plan_town(config).rsus_m))
     return Fleet(name, LICENCE, shares, holdout, (f"RSUs stand at (east, north) in metres: {rsus}",))
+
+
+def town_drive(
+    config: TownConfig, vehicle: int, camera: int = 0, workers: int | None = None, root: Path | None = None
+) -> TownDrive:
+    """One camera's drive, rendered if it is not there yet: of a vehicle, the `HOLDOUT`, or an RSU (`rsu_number`).
+
+    Raises:
+        DataError: no such vehicle, RSU or camera; and as `load_town`.
+        ImportError: as `load_town`.
+    """
+    mounts = config.cameras if vehicle >= HOLDOUT else config.rsu_cameras
+    if not (0 <= camera < len(mounts) and rsu_number(config.rsus) < vehicle < config.vehicles):
+        raise DataError(
+            f"town: no camera {camera} of {drive_name(vehicle)}; there are {config.vehicles} vehicles, {config.rsus} "
+            f"RSUs, and {len(mounts)} cameras on each"
+        )
+    frames = config.holdout_frames if vehicle == HOLDOUT else config.frames_per_vehicle
+    drive = TownDrive(Store(root or cache_root(), config), vehicle, frames, camera)
+    fill_store(drive.store, drive.shots, workers or os.cpu_count() or 1)
+    return drive
 
 
 def _share(config: TownConfig, vehicle: int, drive: TownDrive) -> Share:

@@ -1,6 +1,7 @@
 """The plan of a town: a grid of streets, blocks between them, and a region with its own character around each RSU."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ HALF_ROAD_M: Final = 5.7
 PAVEMENT_M: Final = 3.0
 KERB_M: Final = 0.14
 JUNCTION_M: Final = 9.5
+STOP_LINE_M: Final = 11.7
 OUTSKIRTS_M: Final = 30.0
 
 Node = tuple[int, int]
@@ -146,8 +148,15 @@ class Layout:
         """The character of the surroundings."""
         return STYLES[self.region_at(x_m, y_m) % len(STYLES)]
 
+    def blocks_near(self, region: int, reach_m: float) -> list[int]:
+        """Places in `blocks()` of those within a distance of the rectangle around a region's junctions."""
+        corners = np.array([self.at(node) for node in self.nodes_of(region)])
+        (x0, y0), (x1, y1) = corners.min(axis=0) - reach_m, corners.max(axis=0) + reach_m
+        rects = enumerate(block.rect_m for block in self.blocks())
+        return [i for i, (west, south, east, north) in rects if west < x1 and east > x0 and south < y1 and north > y0]
+
     def blocks(self) -> list[Block]:
-        """All blocks between streets, and four strips that close the town off."""
+        """All blocks between streets, and strips along the outer streets that close the town off."""
         xs, ys, h, out = self.xs_m, self.ys_m, HALF_ROAD_M, HALF_ROAD_M + OUTSKIRTS_M
         inner = [
             Block((xs[i] + h, ys[j] + h, xs[i + 1] - h, ys[j + 1] - h), "wsen")
@@ -155,12 +164,11 @@ class Layout:
             for j in range(len(ys) - 1)
         ]
         west, east, south, north = xs[0] - h, xs[-1] + h, ys[0] - h, ys[-1] + h
-        strips = [
-            Block((xs[0] - out, south, west, north), "e"),
-            Block((east, south, xs[-1] + out, north), "w"),
-            Block((xs[0] - out, ys[0] - out, xs[-1] + out, south), "n"),
-            Block((xs[0] - out, north, xs[-1] + out, ys[-1] + out), "s"),
-        ]
+        strips = []
+        for low, high in pairwise([south, *ys[1:-1], north]):
+            strips += [Block((xs[0] - out, low, west, high), "e"), Block((east, low, xs[-1] + out, high), "w")]
+        for left, right in pairwise([xs[0] - out, *xs[1:-1], xs[-1] + out]):
+            strips += [Block((left, ys[0] - out, right, south), "n"), Block((left, north, right, ys[-1] + out), "s")]
         return inner + strips
 
 

@@ -8,6 +8,11 @@ from numpy import ndarray
 
 from perception.datasets.town.models import MODELS, Model
 
+# Lanes and junctions have room for a bus beside a cyclist beside a parked car, if none is larger than this.
+LONGEST_M: Final = 9.4
+WIDEST_M: Final = 2.4
+WIDEST_CYCLE_M: Final = 0.6
+
 # Model, length width height in metres, and two colours (linear RGB).
 Look = tuple[Model, Float[ndarray, "3"], Float[ndarray, "2 3"]]
 
@@ -24,17 +29,39 @@ _CLOTHES: Final = np.array(
      [0.6, 0.4, 0.05], [0.08, 0.3, 0.14], [0.4, 0.12, 0.35], [0.2, 0.2, 0.22], [0.6, 0.25, 0.08]]
 )  # fmt: skip
 
+# The kind (of `geometry.trace.KINDS`) of each model, by its name in `MODELS`.
+KIND_OF_MODEL: Final = {
+    "hatchback": "car",
+    "saloon": "car",
+    "suv": "car",
+    "van": "van",
+    "microcargo": "van",
+    "bus": "bus",
+    "lorry": "truck",
+    "pedestrian": "pedestrian",
+    "cyclist": "bicycle",
+}
+
+
+def kind_of(model: Model) -> str:
+    """The kind of road user that a model shows, one of `geometry.trace.KINDS`."""
+    return next((KIND_OF_MODEL[name] for name, known in MODELS.items() if known == model), "car")
+
 
 def vehicle_look(shares: tuple[float, ...], rng: np.random.Generator) -> Look:
     """A vehicle's model, size and colours; `shares` are the probabilities of the kinds: MOVING, PARKED or SENSING."""
     model = MODELS[_CAR_KINDS[rng.choice(len(_CAR_KINDS), p=shares)]]
     paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.8, 1.2), 0.02, 0.8)
     load = np.full(3, rng.uniform(0.35, 0.75))
-    return model, np.array(model.size_m) * rng.uniform(0.95, 1.06, 3), np.stack([paint, load])
+    size = np.array(model.size_m) * rng.uniform(0.95, 1.06, 3)
+    return model, np.minimum(size, [LONGEST_M, WIDEST_M, np.inf]), np.stack([paint, load])
 
 
 def person_look(kind: str, rng: np.random.Generator) -> Look:
     """A pedestrian's or cyclist's model, size and clothes."""
     model = MODELS[kind]
     scale = np.array([rng.uniform(0.95, 1.1), rng.uniform(0.95, 1.15), rng.uniform(0.9, 1.06)])
-    return model, np.array(model.size_m) * scale, _CLOTHES[rng.integers(len(_CLOTHES), size=2)]
+    size = np.array(model.size_m) * scale
+    if kind == "cyclist":
+        size[1] = min(size[1], WIDEST_CYCLE_M)
+    return model, size, _CLOTHES[rng.integers(len(_CLOTHES), size=2)]

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 from numpy import ndarray
 
 NOBODY = -1
+_WELD_M = 1e-3  # vertices nearer than this are one
 Triple = Iterable[float | int]
 
 
@@ -26,6 +28,7 @@ class Surface(IntEnum):
     GLASS = 8
     LAMP = 9
     FENCE = 10
+    SHADE = 11
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Mesh:
         segment: semantic class of each triangle, uint8 [f].
         rgb: base colour (albedo, linear, 0..1), float32 [f, 3].
         owner: track id of the object, index of the building, or `NOBODY`, int32 [f].
+        normals: of each triangle's corners where it stands for a curved surface, else zeros, float32 [f, 3, 3].
     """
 
     vertices: Float32[ndarray, "v 3"]
@@ -57,14 +61,23 @@ class Mesh:
     segment: UInt8[ndarray, "f"]
     rgb: Float32[ndarray, "f 3"]
     owner: Int32[ndarray, "f"]
+    normals: Float32[ndarray, "f 3 3"]
+
+    @cached_property
+    def curved(self) -> Bool[ndarray, "f"]:
+        """Which triangles have corner normals."""
+        return np.asarray(self.normals.any(axis=(1, 2)))
 
     def __len__(self) -> int:
         return len(self.faces)
 
     def transformed(self, rotation: Float[ndarray, "3 3"], translation_m: Float[ndarray, "3"]) -> "Mesh":
         """Vertices mapped by `rotation @ x + translation_m` (any linear map will do for the rotation)."""
-        moved = np.einsum("ij,vj->vi", rotation, self.vertices, dtype=np.float64) + translation_m
-        return replace(self, vertices=moved.astype(np.float32))
+        moved = self.vertices @ rotation.T.astype(np.float32) + np.asarray(translation_m, np.float32)
+        if not self.curved.any():
+            return replace(self, vertices=moved)
+        turned = self.normals @ np.linalg.inv(rotation).astype(np.float32)
+        return replace(self, vertices=moved, normals=turned)
 
     def owned_by(self, owner: int) -> "Mesh":
         """The same mesh with one owner for all triangles."""
@@ -82,7 +95,24 @@ def mesh(vertices: Float[ndarray, "v 3"], faces: Int[ndarray, "f 3"], coat: Coat
         np.full(n, coat.segment, np.uint8),
         colour,
         np.full(n, coat.owner, np.int32),
+        np.zeros((n, 3, 3), np.float32),
     )
+
+
+def smoothed(shape: Mesh, crease_deg: float) -> Mesh:
+    """The same triangles with corner normals that are the mean of the faces around, across edges below the crease."""
+    corners = shape.vertices[shape.faces].astype(np.float64)
+    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    flat = face / np.maximum(np.linalg.norm(face, axis=1, keepdims=True), 1e-12)
+    _, spot = np.unique(np.round(shape.vertices / _WELD_M).astype(np.int64), axis=0, return_inverse=True)
+    at, limit = spot.ravel()[shape.faces].ravel(), np.cos(np.radians(crease_deg))
+    faces_at = [np.flatnonzero(at == place) // 3 for place in range(at.max() + 1)]
+    normals = np.empty((len(at), 3))
+    for corner, place in enumerate(at):
+        around = faces_at[place]
+        total = face[around[flat[around] @ flat[corner // 3] > limit]].sum(axis=0)
+        normals[corner] = total / max(np.linalg.norm(total), 1e-12)
+    return replace(shape, normals=normals.reshape(-1, 3, 3).astype(np.float32))
 
 
 def merged(parts: Iterable[Mesh]) -> Mesh:
@@ -93,7 +123,8 @@ def merged(parts: Iterable[Mesh]) -> Mesh:
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
     faces = [part.faces + np.int32(offset) for part, offset in zip(parts, offsets, strict=True)]
     join = lambda name: np.concatenate([getattr(part, name) for part in parts])  # noqa: E731
-    return Mesh(join("vertices"), np.concatenate(faces), join("surface"), join("segment"), join("rgb"), join("owner"))
+    rest = (join(name) for name in ("surface", "segment", "rgb", "owner", "normals"))
+    return Mesh(join("vertices"), np.concatenate(faces), *rest)
 
 
 _CUBE = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0, 1)])

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from perception.datasets.base import DataError
-from perception.datasets.town.mesh import Coat, Mesh, Surface, box, merged, mesh, tube
-from perception.labels import OBJECT_ID, SEGMENT_OF_OBJECT
+from perception.datasets.town.mesh import Coat, Mesh, Surface, box, merged, mesh, smoothed, tube
+from perception.labels import OBJECT_ID, SEGMENT_ID, SEGMENT_OF_OBJECT
 from perception.raycast import simplified
 
 VEHICLE, PEDESTRIAN, CYCLIST = (OBJECT_ID[name] for name in ("vehicle", "pedestrian", "cyclist"))
@@ -89,8 +89,7 @@ def read_obj(name: str) -> dict[str, tuple[Float[ndarray, "v 3"], Int[ndarray, "
 def _unit(shape: Mesh) -> Mesh:
     """Scaled and moved to fill the unit box: x and y in -0.5..0.5, z in 0..1."""
     low, high = shape.vertices.min(axis=0), shape.vertices.max(axis=0)
-    unit = (shape.vertices - low) / (high - low) - np.array([0.5, 0.5, 0])
-    return replace(shape, vertices=unit.astype(np.float32))
+    return shape.transformed(np.diag(1 / (high - low)), -low / (high - low) - np.array([0.5, 0.5, 0]))
 
 
 def _car(name: str) -> Mesh:
@@ -99,7 +98,24 @@ def _car(name: str) -> Mesh:
         rgb, surface = _CAR_MATERIALS[material]
         limit = _TYRE_TRIANGLES if material == "tires" else len(faces)
         parts.append(mesh(*simplified(vertices, faces, limit), Coat(_VEHICLE_SEGMENT, rgb, surface)))
-    return _unit(merged(parts))
+    return merged([_unit(smoothed(merged(parts), 50.0)), _trim(), _UNDERSIDE])
+
+
+def _trim() -> Mesh:
+    """Number plates, bumpers and sills, in a car's unit box."""
+    rubber, plate = Coat(_VEHICLE_SEGMENT, (0.03, 0.03, 0.032)), Coat(_VEHICLE_SEGMENT, (0.75, 0.75, 0.7))
+    bumpers = [box((0.495 * end, 0, 0.17), (0.03, 0.94, 0.1), rubber) for end in (-1, 1)]
+    plates = [box((0.502 * end, 0, 0.31), (0.012, 0.3, 0.075), plate) for end in (-1, 1)]
+    sills = [box((0, 0.485 * side, 0.13), (0.4, 0.02, 0.06), rubber) for side in (-1, 1)]
+    return merged([*bumpers, *plates, *sills])
+
+
+# The dark ground below a vehicle, where no skylight reaches, in its unit box.
+_UNDERSIDE: Final = mesh(
+    np.array([[-0.52, -0.54, 0.01], [0.52, -0.54, 0.01], [0.52, 0.54, 0.01], [-0.52, 0.54, 0.01]]),
+    np.array([[0, 1, 2], [0, 2, 3]]),
+    Coat(SEGMENT_ID["road"], (0.008, 0.008, 0.008), Surface.SHADE),
+)
 
 
 def _wheels(xs: tuple[float, ...], half_width: float, radius: float) -> list[Mesh]:
@@ -119,7 +135,7 @@ def _bus() -> Mesh:
     panes = [box((-3.9 + 1.45 * i, 0, 1.35), (1.2, 2.52, 1.05), glass) for i in range(6)]
     panes += [box((4.75, 0, 1.2), (0.16, 2.2, 1.45), glass), box((-4.75, 0, 1.6), (0.16, 2.0, 0.9), glass)]
     lamps = [_lamp(4.78, 0.7, (0.85, 0.85, 0.8)), _lamp(-4.78, 0.8, (0.6, 0.02, 0.02))]
-    return _unit(merged(body + panes + lamps + _wheels((-2.9, 2.9), 1.12, 0.48)))
+    return merged([_unit(merged(body + panes + lamps + _wheels((-2.9, 2.9), 1.12, 0.48))), _UNDERSIDE])
 
 
 def _lorry() -> Mesh:
@@ -129,7 +145,8 @@ def _lorry() -> Mesh:
     panes = [box((3.46, 0, 1.45), (0.14, 2.0, 0.75), glass), box((2.9, 0, 1.5), (0.8, 2.24, 0.65), glass)]
     frame = box((0, 0, 0.45), (6.6, 1.0, 0.3), Coat(_VEHICLE_SEGMENT, (0.05, 0.05, 0.05)))
     lamps = [_lamp(3.49, 0.7, (0.85, 0.85, 0.8)), _lamp(-3.48, 0.75, (0.6, 0.02, 0.02))]
-    return _unit(merged([cab, load, frame, *panes, *lamps, *_wheels((-2.2, 2.3), 1.05, 0.46)]))
+    body = merged([cab, load, frame, *panes, *lamps, *_wheels((-2.2, 2.3), 1.05, 0.46)])
+    return merged([_unit(body), _UNDERSIDE])
 
 
 def _lamp(x: float, z: float, rgb: tuple[float, float, float]) -> Mesh:
@@ -215,8 +232,25 @@ def place(
         pose_m: x, y, z of the point on the ground below its centre, and yaw (rad).
         walk: phase of the stride in turns.
     """
-    shape = _shape(model.shape, int(walk * _STRIDES) % _STRIDES if model.label == PEDESTRIAN else 0)
-    c, s = np.cos(pose_m[3]), np.sin(pose_m[3])
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) * size_m
+    shape, turn = _posed(model, size_m, float(pose_m[3]), walk)
     rgb = np.where(shape.rgb[:, :1] == -1, colours[0], np.where(shape.rgb[:, :1] == -2, colours[1], shape.rgb))
     return replace(shape.transformed(turn, pose_m[:3]), rgb=rgb.astype(np.float32))
+
+
+def outline(
+    model: Model, size_m: Float[ndarray, "3"], pose_m: Float[ndarray, "4"], walk: float, count: int
+) -> Float[ndarray, "p 3"]:
+    """About `count` vertices spread over a road user's mesh, pulled in by 3 % so that rays hit them."""
+    shape, turn = _posed(model, size_m, float(pose_m[3]), walk)
+    chosen = shape.vertices[:: max(len(shape.vertices) // count, 1)].astype(np.float64)
+    chosen += 0.03 * (shape.vertices.mean(axis=0) - chosen)
+    return chosen @ turn.T + pose_m[:3]
+
+
+def _posed(
+    model: Model, size_m: Float[ndarray, "3"], yaw_rad: float, walk: float
+) -> tuple[Mesh, Float[ndarray, "3 3"]]:
+    """The mesh in its unit box, and what scales and turns it."""
+    shape = _shape(model.shape, int(walk * _STRIDES) % _STRIDES if model.label == PEDESTRIAN else 0)
+    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+    return shape, np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) * size_m

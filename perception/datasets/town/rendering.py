@@ -16,29 +16,38 @@ from filelock import FileLock, Timeout
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import ThreadpoolController
 
 import geometry
 from geometry import Frame
 from perception import raycast
-from perception.datasets.cache import not_writable, write_frame
+from perception.datasets.cache import cache_limit_bytes, not_writable, trim_cache, write_frame
 from perception.datasets.town.config import TownConfig
 from perception.datasets.town.layout import plan_town
+from perception.datasets.town.routes import toured
 from perception.datasets.town.scenery import Scenery, build_scenery
-from perception.datasets.town.sensors import sense
+from perception.datasets.town.sensors import rsu_unit, sense, vehicle_unit
 from perception.datasets.town.stage import Stage, set_stage
 from perception.datasets.town.traffic import SENSING_PER_REGION, plan_day, plan_holdout
 
 HOLDOUT: Final = -1
 FRAMES_WORTH_A_PROCESS: Final = 60
 CHUNK_FRAMES: Final = 6
+SIGHT_M: Final = 180.0  # beyond a region, what is built; haze and houses hide the rest
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One frame to be: the drive (a vehicle's number, or `HOLDOUT`) and the frame's place in it."""
+    """One frame to be: whose (a vehicle's number, `HOLDOUT`, or `rsu_number`), its place in the drive, which camera."""
 
     vehicle: int
     tick: int
+    camera: int = 0
+
+
+def rsu_number(rsu: int) -> int:
+    """What stands for a roadside unit where vehicles have their numbers."""
+    return HOLDOUT - 1 - rsu
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,10 @@ class Store:
 
     def path(self, shot: Shot) -> Path:
         """The file of a frame. The holdout's frames depend on their number, a vehicle's do not."""
-        drive = f"vehicle-{shot.vehicle:04d}"
+        drive = drive_name(shot.vehicle)
         if shot.vehicle == HOLDOUT:
-            drive = f"holdout-{self.config.holdout_frames}"
-        return self.folder / drive / f"{shot.tick:05d}.npz"
+            drive = f"{drive}-{self.config.holdout_frames}"
+        return self.folder / drive / f"{shot.tick:05d}-{shot.camera}.npz"
 
     def missing(self, shots: Sequence[Shot]) -> list[Shot]:
         """The frames that are not there yet."""
@@ -89,33 +98,68 @@ def _version(package: str) -> str:
         return "none"
 
 
+def drive_name(vehicle: int) -> str:
+    """For folders and messages."""
+    if vehicle >= 0:
+        return f"vehicle-{vehicle}"
+    return "holdout" if vehicle == HOLDOUT else f"rsu-{HOLDOUT - 1 - vehicle}"
+
+
 def seats(config: TownConfig) -> int:
     """Vehicles that sense on one day; further vehicles drive on further days."""
     return config.rsus * SENSING_PER_REGION
 
 
 def render(config: TownConfig, shot: Shot) -> Frame:
-    """One frame, from nothing but the configuration."""
-    name = f"town (seed {config.seed}), " + ("holdout" if shot.vehicle == HOLDOUT else f"vehicle {shot.vehicle}")
-    seat = 0 if shot.vehicle == HOLDOUT else shot.vehicle % seats(config)
-    return sense(_stage(config, _day(config, shot)), config, seat, shot.tick, f"{name}, frame {shot.tick}")
+    """One frame, from nothing but the configuration. On one thread: BLAS gains nothing from more on rows of three."""
+    with _threads().limit(limits=1):
+        return _render(config, shot)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _render(config: TownConfig, shot: Shot) -> Frame:
+    stage = _stage(config, _day(config, shot), _region(config, shot))
+    source = f"town (seed {config.seed}), {drive_name(shot.vehicle)}, frame {shot.tick}, camera {shot.camera}"
+    if shot.vehicle < HOLDOUT:
+        unit = rsu_unit(stage, config, HOLDOUT - 1 - shot.vehicle, shot.tick)
+    else:
+        seat = 0 if shot.vehicle == HOLDOUT else shot.vehicle % seats(config) // config.rsus
+        unit = vehicle_unit(stage, config, seat, shot.tick)
+    return sense(stage, config, unit, shot.tick, shot.camera, source)
 
 
 def _day(config: TownConfig, shot: Shot) -> int:
-    return HOLDOUT if shot.vehicle == HOLDOUT else shot.vehicle // seats(config)
+    """RSUs watch day 0."""
+    return HOLDOUT if shot.vehicle == HOLDOUT else max(shot.vehicle, 0) // seats(config)
+
+
+def _region(config: TownConfig, shot: Shot) -> int:
+    """Around which region the stage is set; the holdout passes through several."""
+    if shot.vehicle == HOLDOUT:
+        return HOLDOUT
+    return shot.vehicle % config.rsus if shot.vehicle > HOLDOUT else HOLDOUT - 1 - shot.vehicle
 
 
 @lru_cache(maxsize=2)
-def _stage(config: TownConfig, day: int) -> Stage:
-    scenery = _scenery(config)
+def _stage(config: TownConfig, day: int, region: int) -> Stage:
+    """What can be seen from a region on a day: its cost does not depend on how large the town is."""
+    layout = plan_town(config)
+    scenery = _scenery(config, region)
     if day == HOLDOUT:
-        return set_stage(scenery, plan_holdout(scenery.layout, config))
-    return set_stage(scenery, plan_day(scenery.layout, config, day, config.frames_per_vehicle))
+        return set_stage(scenery, plan_holdout(layout, config))
+    return set_stage(scenery, plan_day(layout, config, day, config.frames_per_vehicle, region))
 
 
 @lru_cache(maxsize=2)
-def _scenery(config: TownConfig) -> Scenery:
-    return build_scenery(plan_town(config), config.seed)
+def _scenery(config: TownConfig, region: int) -> Scenery:
+    layout = plan_town(config)
+    regions = toured(layout) if region == HOLDOUT else [region]
+    blocks = sorted({block for near in regions for block in layout.blocks_near(near, SIGHT_M)})
+    return build_scenery(layout, config.seed, blocks)
 
 
 def fill_store(store: Store, shots: Sequence[Shot], workers: int) -> None:
@@ -140,6 +184,8 @@ def fill_store(store: Store, shots: Sequence[Shot], workers: int) -> None:
         _render_all(store, store.missing(shots), workers)
     finally:
         lock.release()
+    for folder in trim_cache(store.root, store.folder, cache_limit_bytes()):
+        Console(stderr=True).print(f"cache: removed {folder}, unused for longest (CONVOY_CACHE_GB)")
 
 
 def _render_all(store: Store, shots: list[Shot], workers: int) -> None:

@@ -1,12 +1,14 @@
 """What stands still in every drive: ground, kerbs, buildings, trees, street furniture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
 import numpy as np
 
-from perception.datasets.town.buildings import Facades, Plot, build
+from perception.datasets.town.buildings import Facades, Plot, build, facades_of
+from perception.datasets.town.lamps import StreetLamps
 from perception.datasets.town.layout import (
     HALF_ROAD_M,
     JUNCTION_M,
@@ -18,11 +20,13 @@ from perception.datasets.town.layout import (
     Style,
 )
 from perception.datasets.town.mesh import Coat, Mesh, Surface, blob, box, merged, mesh, tube
+from perception.datasets.town.mounts import RSU_POLE_M
 from perception.labels import SEGMENT_ID
 
 ROAD, PAVEMENT, VEGETATION, POLE, SIGN, FENCE = (
     SEGMENT_ID[name] for name in ("road", "pavement", "vegetation", "pole", "sign", "fence")
 )
+_GROUND_CELL_M: Final = 60.0
 _LEAVES: Final = np.array([[0.09, 0.2, 0.04], [0.14, 0.25, 0.05], [0.06, 0.15, 0.05], [0.2, 0.26, 0.06]])
 _BARK: Final = (0.12, 0.08, 0.05)
 _STEEL: Final = (0.2, 0.21, 0.22)
@@ -31,32 +35,55 @@ _PLATES: Final = np.array([[0.65, 0.03, 0.03], [0.03, 0.14, 0.55], [0.75, 0.6, 0
 
 @dataclass(frozen=True, eq=False)
 class Scenery:
-    """The standing town: one mesh, the facades that its `owner`s index, and the plan that it was built on."""
+    """The standing town: one mesh, the facades that its `owner`s index, its street lamps, and its plan."""
 
     layout: Layout
     mesh: Mesh
     facades: Facades
+    lamps: StreetLamps
 
 
-def build_scenery(layout: Layout, seed: int) -> Scenery:
-    """The town that a plan and a seed give."""
-    rng = np.random.default_rng([seed, 12])
-    buildings, facades, plots = build(layout, rng)
-    parts = [_ground(layout), *buildings]
-    for block in layout.blocks():
-        parts += _island(block)
-        for side in block.sides:
-            parts += _roadside(layout, block, side, rng)
+def build_scenery(layout: Layout, seed: int, blocks: Sequence[int]) -> Scenery:
+    """What stands on some of a plan's blocks (places in `layout.blocks()`); a block does not depend on the others."""
+    parts: list[Mesh] = [_ground(layout)]
+    rows: list[dict] = []
+    every = layout.blocks()
+    for index in blocks:
+        meshes, facades = _block(layout, every[index], len(rows), np.random.default_rng([seed, 12, index]))
+        parts += meshes
+        rows += facades
+    parts += [_rsu_pole(layout, rsu) for rsu in range(len(layout.rsus_m))]
+    heads = [part.vertices[-8:].mean(axis=0) for part in parts if (part.surface == Surface.LAMP).any()]
+    return Scenery(layout, merged(parts), facades_of(rows), StreetLamps(np.array(heads, float).reshape(-1, 3)))
+
+
+def _block(layout: Layout, block: Block, first: int, rng: np.random.Generator) -> tuple[list[Mesh], list[dict]]:
+    parts, rows, plots = build(layout, block, first, rng)
+    parts += _island(block)
+    for side in block.sides:
+        parts += _roadside(layout, block, side, rng)
     parts += [garden for plot in plots for garden in _garden(layout, plot, rng)]
-    parts += [sign for block in layout.blocks() for sign in _corner_signs(layout, block, rng)]
-    return Scenery(layout, merged(parts), facades)
+    return parts + _corner_signs(layout, block, rng), rows
+
+
+def _rsu_pole(layout: Layout, rsu: int) -> Mesh:
+    """The pole that carries an RSU's sensors, with its box of electronics."""
+    x, y = layout.rsus_m[rsu] + RSU_POLE_M
+    steel = Coat(POLE, _STEEL)
+    box_m = box((x, y + 0.2, 2.4), (0.4, 0.3, 0.6), Coat(POLE, (0.6, 0.62, 0.62)))
+    return merged([tube((x, y, KERB_M), (x, y, 5.0), 0.09, 8, steel), box_m])
 
 
 def _ground(layout: Layout) -> Mesh:
+    """Asphalt below everything, in squares."""
     out = OUTSKIRTS_M + 80
-    x0, x1, y0, y1 = layout.xs_m[0] - out, layout.xs_m[-1] + out, layout.ys_m[0] - out, layout.ys_m[-1] + out
-    corners = np.array([[x0, y0, 0], [x1, y0, 0], [x1, y1, 0], [x0, y1, 0]])
-    return mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]), Coat(ROAD, (0.1, 0.1, 0.105), Surface.ROAD))
+    x = np.arange(layout.xs_m[0] - out, layout.xs_m[-1] + out + _GROUND_CELL_M, _GROUND_CELL_M)
+    y = np.arange(layout.ys_m[0] - out, layout.ys_m[-1] + out + _GROUND_CELL_M, _GROUND_CELL_M)
+    corners = np.stack([*np.meshgrid(x, y), np.zeros((len(y), len(x)))], axis=-1).reshape(-1, 3)
+    first = (np.arange(len(y) - 1)[:, None] * len(x) + np.arange(len(x) - 1)).ravel()
+    right, above = first + 1, first + len(x)
+    faces = np.concatenate([np.stack([first, right, above + 1], 1), np.stack([first, above + 1, above], 1)])
+    return mesh(corners, faces, Coat(ROAD, (0.1, 0.1, 0.105), Surface.ROAD))
 
 
 def _island(block: Block) -> list[Mesh]:
@@ -163,7 +190,7 @@ def _lamp(spot: np.ndarray, outward: np.ndarray, rng: np.random.Generator) -> Me
     height = rng.uniform(5.2, 6.8)
     tip = (x + 1.3 * outward[0], y + 1.3 * outward[1], height + 0.25)
     steel = Coat(POLE, _STEEL)
-    head = box((tip[0], tip[1], tip[2] - 0.08), (0.45, 0.45, 0.14), Coat(POLE, (0.55, 0.55, 0.5)))
+    head = box((tip[0], tip[1], tip[2] - 0.08), (0.45, 0.45, 0.14), Coat(POLE, (0.6, 0.5, 0.35), Surface.LAMP))
     return merged([
         tube((x, y, KERB_M), (x, y, 1.1), 0.13, 6, steel),
         tube((x, y, 1.0), (x, y, height), 0.085, 6, steel),

@@ -1,4 +1,4 @@
-"""Light: sun and shadow on surfaces, gloss, sky and haze. All in linear RGB."""
+"""Light on surfaces: sun and sky, lamps at night, gloss, haze; and the sky itself. All in linear RGB."""
 
 from typing import Final
 
@@ -7,70 +7,91 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 
 from perception.datasets.town.buildings import Facades
-from perception.datasets.town.config import LightConfig
+from perception.datasets.town.lamps import Headlight, StreetLamps
 from perception.datasets.town.layout import Layout
+from perception.datasets.town.light import Light
 from perception.datasets.town.mesh import Surface
-from perception.datasets.town.textures import Points, lattice, noise, textured
+from perception.datasets.town.points import Albedo, Points, dots, grain, lattice, unit
+from perception.datasets.town.textures import textured
 
-_HORIZON: Final = np.array([0.72, 0.78, 0.84], np.float32)
-_ZENITH: Final = np.array([0.2, 0.38, 0.72], np.float32)
-_SUN_RGB: Final = np.array([1.0, 0.95, 0.86], np.float32)
-_SKYLIGHT_RGB: Final = np.array([0.86, 0.94, 1.08], np.float32)
-
-
-def sun_direction(light: LightConfig) -> Float32[ndarray, "3"]:
-    """Unit vector towards the sun."""
-    azimuth, elevation = np.radians(light.sun_azimuth_deg), np.radians(light.sun_elevation_deg)
-    across = np.cos(elevation)
-    return np.array([across * np.cos(azimuth), across * np.sin(azimuth), np.sin(elevation)], np.float32)
+_GROUND_RGB: Final = np.array([0.17, 0.16, 0.15], np.float32)
+_CORNER_M: Final = 1.6
 
 
-def _daylight(light: LightConfig) -> np.float32:
-    """Brightness of the sky against that of the default light."""
-    return np.float32(light.ambient / LightConfig.ambient)
-
-
-def sky(ray: Float32[ndarray, "n 3"], light: LightConfig) -> Float32[ndarray, "n 3"]:
-    """Light of the sky along unit directions [n, 3]: paler to the horizon, with clouds on a plane overhead."""
-    up = np.clip(ray[:, 2], 0.0, 1.0)
-    blue = _HORIZON + (_ZENITH - _HORIZON) * np.sqrt(up)[:, None]
-    reach = 0.5 / (up + 0.25)
-    x, y = ray[:, 0] * reach, ray[:, 1] * reach
-    cloud = 0.6 * noise(x, y, 1.3) + 0.28 * noise(x, y, 3.7) + 0.12 * noise(x, y, 9.0)
-    cover = np.clip((cloud - 0.5) * 3.5, 0.0, 0.8)[:, None] * np.clip(up * 3, 0, 1)[:, None]
-    return (blue + (np.float32(0.93) - blue) * cover) * _daylight(light)
+def sky(ray: Float32[ndarray, "n 3"], light: Light) -> Float32[ndarray, "n 3"]:
+    """Light of the sky along unit directions: paler to the horizon, aglow around a low sun, clouds on a plane above."""
+    up = np.clip(ray[:, 2], 0, 1)
+    share = np.sqrt(up)
+    cover = light.config.cloud
+    if 0 < cover < 0.9 and light.sun_rgb.any():
+        reach = np.float32(18) / (up + np.float32(0.2))
+        cloud = grain(ray[:, 0] * reach, ray[:, 1] * reach, 0.08)
+        white = np.clip((cloud - np.float32(0.72 - 0.4 * cover)) * 4, 0, 0.85) * np.clip(up * 4, 0, 1)
+    else:
+        white = np.zeros_like(up)
+    near_sun = np.clip(ray @ light.to_sun, 0, 1) ** 6
+    weights = np.stack([(1 - share) * (1 - white), share * (1 - white), near_sun, white], axis=1)
+    cloud_rgb = light.horizon_rgb.max() * np.float32(1.05)
+    return weights @ np.stack([light.horizon_rgb, light.zenith_rgb, light.glow_rgb, np.full(3, cloud_rgb, np.float32)])
 
 
 def shade(
-    points: Points, shadowed: Bool[ndarray, "n"], facades: Facades, layout: Layout, light: LightConfig
+    points: Points,
+    sunlit: Bool[ndarray, "n"],
+    facades: Facades,
+    layout: Layout,
+    light: Light,
+    lamps: StreetLamps,
+    headlight: Headlight,
 ) -> Float32[ndarray, "n 3"]:
-    """Lambert's law under sun and sky, a gloss on paint and glass, and haze (Koschmieder's law) with distance."""
-    albedo = textured(points, facades, layout)
+    """Lambert's law under sun, sky and lamps, gloss, and haze (Koschmieder's law) with distance."""
+    albedo = textured(points, facades, layout, light)
     normal = _ruffled(points)
-    sun = np.clip(np.einsum("nc,c->n", normal, sun_direction(light)), 0, None) * ~shadowed * light.sun
-    ambient = light.ambient * (0.72 + 0.28 * normal[:, 2])
-    colour = albedo * (sun[:, None] * _SUN_RGB + ambient[:, None] * _SKYLIGHT_RGB)
-    glossy = (points.surface == Surface.PAINT) | (points.surface == Surface.GLASS)
-    colour[glossy] += _gloss(points.where(glossy), light)
-    lamps = points.surface == Surface.LAMP
-    colour[lamps] += 0.35 * points.rgb[lamps]
-    haze = np.exp(-points.distance_m / np.float32(light.visibility_m))[:, None]
-    return colour * haze + _HORIZON * _daylight(light) * (1 - haze)
+    sun = np.clip(normal @ light.to_sun, 0, None) * sunlit
+    sky_seen = _openness(points, normal)
+    received = np.stack([sun, sky_seen], axis=1) @ np.stack([light.sun_rgb, light.ambient_rgb])
+    if light.lamps:
+        received += lamps.on(points.position_m, normal) + headlight.on(points.position_m, normal)
+    colour = albedo.rgb * received
+    if albedo.glow is not None:
+        colour += albedo.glow
+    _add_gloss(colour, points, normal, albedo, light)
+    haze = np.exp(points.distance_m * np.float32(-1 / light.config.visibility_m))[:, None]
+    air = light.horizon_rgb * np.float32(0.8)
+    return air + haze * (colour - air)
+
+
+def _openness(points: Points, normal: Float32[ndarray, "n 3"]) -> Float32[ndarray, "n"]:
+    """How much skylight reaches a surface: all from above, less from the side, and less near the foot of a wall."""
+    facing = np.float32(0.62) + np.float32(0.38) * normal[:, 2]
+    foot = np.clip(points.position_m[:, 2] / np.float32(_CORNER_M), 0, 1) * np.float32(0.35) + np.float32(0.65)
+    return facing * np.where(normal[:, 2] > 0.7, np.float32(1), foot)
 
 
 def _ruffled(points: Points) -> Float32[ndarray, "n 3"]:
     """Normals, with those of foliage turned at random leaf by leaf."""
+    leaves = np.flatnonzero(points.surface == Surface.FOLIAGE)
+    if not len(leaves):
+        return points.normal
     normal = points.normal.copy()
-    leaves = points.surface == Surface.FOLIAGE
-    turn = [lattice(points.position_m[leaves] + np.float32(shift), 0.28) for shift in (0.0, 31.0, 57.0)]
-    normal[leaves] += 1.3 * (np.stack(turn, axis=1) - 0.5)
-    normal[leaves] /= np.maximum(np.linalg.norm(normal[leaves], axis=1, keepdims=True), np.float32(1e-6))
+    position = points.position_m[leaves]
+    turned = (
+        normal[leaves] + 1.5 * np.stack([lattice(position + np.float32(s), 0.2) for s in (0, 31, 57)], axis=1) - 0.75
+    )
+    normal[leaves] = unit(turned)
     return normal
 
 
-def _gloss(points: Points, light: LightConfig) -> Float32[ndarray, "n 3"]:
-    """The sky mirrored with Schlick's approximation of Fresnel reflection (Schlick 1994), base 0.05."""
-    facing = np.einsum("nc,nc->n", points.ray, points.normal)
-    mirrored = points.ray - 2 * facing[:, None] * points.normal
-    strength = 0.05 + 0.6 * (1 - np.clip(-facing, 0, 1)) ** 5
-    return sky(mirrored, light) * strength[:, None] * np.clip(mirrored[:, 2:] + 0.4, 0, 1)
+def _add_gloss(
+    colour: Float32[ndarray, "n 3"], points: Points, normal: Float32[ndarray, "n 3"], albedo: Albedo, light: Light
+) -> None:
+    """Mirrored sky or ground with Schlick's approximation of Fresnel reflection (Schlick 1994), in place."""
+    glossy = np.flatnonzero(albedo.gloss)
+    ray, normal = points.ray.take(glossy, axis=0), normal.take(glossy, axis=0)
+    facing = dots(ray, normal)
+    mirrored = ray - 2 * facing[:, None] * normal
+    base = np.float32(0.06)
+    strength = albedo.gloss[glossy] * (base + (1 - base) * (1 - np.clip(-facing, 0, 1)) ** 5)
+    ground = _GROUND_RGB * (light.ambient_rgb + np.float32(0.3) * light.sun_rgb)
+    horizon = np.clip(mirrored[:, 2:] * 6 + np.float32(0.5), 0, 1)
+    colour[glossy] += strength[:, None] * (ground + horizon * (sky(mirrored, light) - ground))

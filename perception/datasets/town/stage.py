@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped
+from jaxtyping import Bool, Float, Float32, Int32, Shaped
 from numpy import ndarray
 
 from perception.datasets.town.mesh import Mesh, merged
-from perception.datasets.town.models import place
+from perception.datasets.town.models import outline, place
+from perception.datasets.town.points import unit
 from perception.datasets.town.scenery import Scenery
 from perception.datasets.town.traffic import Day
 from perception.raycast import Hits, RayScene
@@ -32,6 +33,16 @@ class Stage:
     standing: Mesh
     scene: RayScene
 
+    def outline(self, index: int, tick: int, count: int) -> Float[ndarray, "p 3"]:
+        """Points on an actor's surface at a sampled time."""
+        actor = self.day.actors[index]
+        pose = actor.track[0 if index < self.day.parked else tick]
+        return outline(actor.model, actor.size_m, pose[:4], float(pose[4]), count)
+
+    def cuboid(self, index: int, tick: int) -> Float[ndarray, "7"]:
+        """Centre, size and yaw of an actor at a sampled time."""
+        return self.day.actors[index].cuboid(0 if index < self.day.parked else tick)
+
 
 @dataclass(frozen=True, eq=False)
 class Moment:
@@ -51,14 +62,29 @@ class Moment:
 
     def occluded(self, rays: Float32[ndarray, "n 6"]) -> Bool[ndarray, "n"]:
         """Whether anything lies along each ray."""
-        return self.standing_scene.occluded(rays) | self.moving_scene.occluded(rays)
+        hidden = self.standing_scene.occluded(rays)
+        rest = np.flatnonzero(~hidden)
+        hidden[rest] = self.moving_scene.occluded(rays[rest])
+        return hidden
 
     def attribute(self, name: str, face: Int32[ndarray, "n"]) -> Shaped[ndarray, "n ..."]:
         """A `Mesh` attribute ("surface", "segment", "rgb", "owner") of triangles; for a miss (-1), any value."""
-        moves = face >= len(self.standing)
-        values = getattr(self.standing, name)[np.where(moves, 0, face)]
+        values = getattr(self.standing, name).take(face, axis=0, mode="clip")
+        moves = np.flatnonzero(face >= len(self.standing))
         values[moves] = getattr(self.moving, name)[face[moves] - len(self.standing)]
         return values
+
+    def normals(
+        self, face: Int32[ndarray, "n"], flat: Float32[ndarray, "n 3"], uv: Float32[ndarray, "n 2"]
+    ) -> Float32[ndarray, "n 3"]:
+        """Unit normals at points of triangles: those of the triangles, or interpolated where they stand for a curve."""
+        normal = flat.copy()
+        curved = np.flatnonzero(self.attribute("curved", face))
+        corners = self.attribute("normals", face[curved])
+        u, v = uv[curved, 0, None], uv[curved, 1, None]
+        mixed = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
+        normal[curved] = unit(mixed)
+        return normal
 
 
 def set_stage(scenery: Scenery, day: Day) -> Stage:
@@ -68,22 +94,14 @@ def set_stage(scenery: Scenery, day: Day) -> Stage:
     return Stage(scenery, day, standing, RayScene(standing.vertices, standing.faces))
 
 
-def moment(stage: Stage, tick: int, viewer: int) -> Moment:
-    """The instant of sampled time `tick` as seen from actor `viewer`, who is not in it."""
+def moment(stage: Stage, tick: int, here_m: Float[ndarray, "2"], viewer: int | None) -> Moment:
+    """The instant of sampled time `tick` as seen from a place; the actor `viewer` who looks is not in it."""
     day = stage.day
-    here = day.actors[viewer].track[tick, :2]
-    spots = np.array([actor.track[tick, :2] for actor in day.actors[day.parked :]])
+    spots = np.array([actor.track[tick, :2] for actor in day.actors[day.parked :]]).reshape(-1, 2)
     reach = np.array([REACH_M[actor.model.label] for actor in day.actors[day.parked :]])
-    near = np.flatnonzero(((spots - here) ** 2).sum(axis=1) < reach**2) + day.parked
+    near = np.flatnonzero(((spots - here_m) ** 2).sum(axis=1) < reach**2) + day.parked
     moving = merged([_placed(day, int(i), tick) for i in near if i != viewer])
     return Moment(stage.standing, moving, stage.scene, RayScene(moving.vertices, moving.faces))
-
-
-def cuboids(stage: Stage, ids: Int[ndarray, "a"], tick: int) -> Float[ndarray, "a 7"]:
-    """Centre, size and yaw of the actors with these track ids at a sampled time."""
-    day = stage.day
-    rows = [day.actors[i].cuboid(0 if i < day.parked else tick) for i in ids]
-    return np.array(rows, float).reshape(-1, 7)
 
 
 def rays_from(
