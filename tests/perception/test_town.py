@@ -220,8 +220,8 @@ def test_another_seed_gives_another_town(frames: list[Frame]) -> None:
 
 
 def test_light_changes_the_picture_but_no_label(frames: list[Frame]) -> None:
-    dusk = replace(HAMLET, light=LIGHTS["dusk"])
-    frame = render(dusk, Shot(0, 0))
+    night = replace(LIGHTS["night"], visibility_m=HAMLET.light.visibility_m)
+    frame = render(replace(HAMLET, light=night), Shot(0, 0))
     assert frame.image.mean() < frames[0].image.mean() - 10
     np.testing.assert_array_equal(frame.masks, frames[0].masks)
     np.testing.assert_array_equal(frame.boxes.xyxy_px, frames[0].boxes.xyxy_px)
@@ -265,7 +265,7 @@ def test_village_is_the_demonstration_that_the_documentation_promises() -> None:
 def test_drives_travel_to_other_processes(fleet: Fleet) -> None:
     there = pickle.loads(pickle.dumps(fleet))
     _assert_same(there.holdout[0], fleet.holdout[0])
-    assert there.holdout.name == "town/holdout"
+    assert there.holdout.name == "town/holdout/front"
     assert "CC0" in there.holdout.licence
     assert fleet.holdout.shots[0].vehicle == HOLDOUT
 

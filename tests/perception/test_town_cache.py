@@ -93,7 +93,7 @@ def test_an_interrupted_rendering_resumes_and_renders_only_what_lacks(tmp_path: 
     town_fleet(TINY, workers=1, root=tmp_path)
     before = _bytes(tmp_path)
     assert len(before) == 5
-    lost = [path for path in sorted(tmp_path.rglob("*.npz")) if path.stem in ("00001", "00003")]
+    lost = [path for path in sorted(tmp_path.rglob("*.npz")) if path.stem in ("00001-0", "00003-0")]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz") if path not in lost}
     for path in lost:
         path.unlink()
@@ -105,10 +105,10 @@ def test_an_interrupted_rendering_resumes_and_renders_only_what_lacks(tmp_path: 
 
 def test_a_corrupt_frame_is_rendered_again_with_a_warning(tmp_path: Path) -> None:
     fleet = town_fleet(TINY, workers=1, root=tmp_path)
-    path = next(tmp_path.rglob("vehicle-0000/00002.npz"))
+    path = next(tmp_path.rglob("vehicle-0/00002-0.npz"))
     good = path.read_bytes()
     path.write_bytes(good[:1000])
-    with pytest.warns(UserWarning, match=r"00002\.npz.*rendering it again"):
+    with pytest.warns(UserWarning, match=r"00002-0\.npz.*rendering it again"):
         frame = fleet.shares[0].train[2]
     assert path.read_bytes() == good
     np.testing.assert_array_equal(frame.image, read_frame(path).image)

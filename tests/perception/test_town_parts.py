@@ -99,7 +99,8 @@ def test_every_model_fills_its_cuboid(name: str, stride: float) -> None:
     assert (high <= [*(size[:2] / 2 + 1e-4), size[2] + 1e-4]).all()
     assert (high - low)[2] == pytest.approx(size[2], rel=0.02)
     assert placed.rgb.min() >= 0  # every placeholder colour was replaced
-    assert set(placed.segment.tolist()) == {8 + model.label}
+    darkened_road = {3} if model.label == models.VEHICLE else set()
+    assert set(placed.segment.tolist()) == {8 + model.label} | darkened_road
 
 
 def test_missing_sumo_data_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,8 @@ def test_regions_are_laid_out_in_a_grid_around_their_rsus(rsus: int, columns: in
         x, y = layout.at(layout.nodes_of(region)[4])
         assert layout.rsus_m[region].tolist() == [x, y]
         assert layout.region_at(x + 5, y - 5) == region
-    assert len(layout.blocks()) == (3 * columns - 1) * (3 * rows - 1) + 4
+    streets = (3 * columns - 1, 3 * rows - 1)
+    assert len(layout.blocks()) == streets[0] * streets[1] + 2 * sum(streets)
 
 
 def test_the_grand_tour_follows_streets_and_meets_every_region() -> None:

@@ -20,8 +20,8 @@ def paint_facade(points: Picked, canvas: Canvas) -> None:
     wall = b * 2 + ~on_x
     u = (along - f.origin_m.take(wall)) / f.bay_m.take(wall)
     v = z / f.floor_m.take(b)
+    fu, fv = u - np.floor(u) - np.float32(0.5), v - np.floor(v)
     bay, floor = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    fu, fv = u - bay - np.float32(0.5), v - floor
     rgb = points.rgb * _wall(points, along, z, f.brick.take(b) > 0.5)[:, None]
     street, shop = floor == 0, f.shop.take(b) > 0.5
     plain = (z < f.height_m.take(b)) & ~(street & shop)

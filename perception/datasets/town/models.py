@@ -98,7 +98,7 @@ def _car(name: str) -> Mesh:
         rgb, surface = _CAR_MATERIALS[material]
         limit = _TYRE_TRIANGLES if material == "tires" else len(faces)
         parts.append(mesh(*simplified(vertices, faces, limit), Coat(_VEHICLE_SEGMENT, rgb, surface)))
-    return merged([_unit(smoothed(merged(parts), 50.0)), _trim(), _UNDERSIDE])
+    return merged([_unit(merged([_unit(smoothed(merged(parts), 50.0)), _trim()])), _UNDERSIDE])
 
 
 def _trim() -> Mesh:
@@ -112,7 +112,7 @@ def _trim() -> Mesh:
 
 # The dark ground below a vehicle, where no skylight reaches, in its unit box.
 _UNDERSIDE: Final = mesh(
-    np.array([[-0.52, -0.54, 0.01], [0.52, -0.54, 0.01], [0.52, 0.54, 0.01], [-0.52, 0.54, 0.01]]),
+    np.array([[-0.5, -0.5, 6e-4], [0.5, -0.5, 6e-4], [0.5, 0.5, 6e-4], [-0.5, 0.5, 6e-4]]),
     np.array([[0, 1, 2], [0, 2, 3]]),
     Coat(SEGMENT_ID["road"], (0.008, 0.008, 0.008), Surface.SHADE),
 )

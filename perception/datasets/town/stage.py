@@ -11,6 +11,7 @@ from perception.datasets.town.mesh import Mesh, merged
 from perception.datasets.town.models import outline, place
 from perception.datasets.town.points import unit
 from perception.datasets.town.scenery import Scenery
+from perception.datasets.town.signal_heads import signal_heads
 from perception.datasets.town.traffic import Day
 from perception.raycast import Hits, RayScene
 
@@ -100,7 +101,8 @@ def moment(stage: Stage, tick: int, here_m: Float[ndarray, "2"], viewer: int | N
     spots = np.array([actor.track[tick, :2] for actor in day.actors[day.parked :]]).reshape(-1, 2)
     reach = np.array([REACH_M[actor.model.label] for actor in day.actors[day.parked :]])
     near = np.flatnonzero(((spots - here_m) ** 2).sum(axis=1) < reach**2) + day.parked
-    moving = merged([_placed(day, int(i), tick) for i in near if i != viewer])
+    heads = signal_heads(stage.scenery.layout, here_m, float(day.times_s[tick]))
+    moving = merged([*(_placed(day, int(i), tick) for i in near if i != viewer), *heads])
     return Moment(stage.standing, moving, stage.scene, RayScene(moving.vertices, moving.faces))
 
 

@@ -37,7 +37,7 @@ def _road(points: Picked, canvas: Canvas) -> None:
     rgb[paint] = (0.42 + 0.4 * np.clip(1.6 * worn - 0.3, 0, 1))[:, None] * np.float32(0.95)
     rain = np.float32(canvas.light.config.rain)
     puddles = np.clip(4 * grain(x + 50, y, 0.06) - 1.6, 0.15, 1)
-    canvas.put(rgb * (1 - np.float32(0.45) * rain), puddles * rain)
+    canvas.put(rgb * (1 - np.float32(0.45) * rain), puddles * (np.float32(0.6) * rain))
 
 
 def _to_axis(value: Float32[ndarray, "n"], axes: ndarray) -> Float32[ndarray, "n"]:
