@@ -13,7 +13,7 @@ LIDAR_MOUNT_M: Final = (0.0, 0.0, 1.85)
 RSU_LIDAR_MOUNT_M: Final = (0.0, 0.0, 5.2)
 RSU_POLE_M: Final = 6.4  # east and north of its junction: just behind both kerbs
 _RSU_CAMERA_M: Final = 5.6
-_AIM_M: Final = 24.0
+_AIM_M: Final = 34.0
 
 
 @dataclass(frozen=True)

@@ -75,15 +75,26 @@ def _rsu_pole(layout: Layout, rsu: int) -> Mesh:
 
 
 def _ground(layout: Layout) -> Mesh:
-    """Asphalt below everything, in squares."""
-    out = OUTSKIRTS_M + 80
-    x = np.arange(layout.xs_m[0] - out, layout.xs_m[-1] + out + _GROUND_CELL_M, _GROUND_CELL_M)
-    y = np.arange(layout.ys_m[0] - out, layout.ys_m[-1] + out + _GROUND_CELL_M, _GROUND_CELL_M)
-    corners = np.stack([*np.meshgrid(x, y), np.zeros((len(y), len(x)))], axis=-1).reshape(-1, 3)
+    """Asphalt below the streets and blocks, and fields around the town."""
+    h, out = HALF_ROAD_M, OUTSKIRTS_M + 100
+    west, south, east, north = layout.xs_m[0], layout.ys_m[0], layout.xs_m[-1], layout.ys_m[-1]
+    asphalt, field = Coat(ROAD, (0.1, 0.1, 0.105), Surface.ROAD), Coat(VEGETATION, (0.13, 0.2, 0.05), Surface.LAWN)
+    return merged([
+        _squares((west - h, south - h, east + h, north + h), 0.0, asphalt),
+        _squares((west - out, south - out, east + out, north + out), -0.05, field),
+    ])  # fmt: skip
+
+
+def _squares(rect: tuple[float, float, float, float], height_m: float, coat: Coat) -> Mesh:
+    """A level rectangle (west, south, east, north) in pieces of about `_GROUND_CELL_M`."""
+    west, south, east, north = rect
+    x = np.linspace(west, east, int((east - west) / _GROUND_CELL_M) + 2)
+    y = np.linspace(south, north, int((north - south) / _GROUND_CELL_M) + 2)
+    corners = np.stack([*np.meshgrid(x, y), np.full((len(y), len(x)), height_m)], axis=-1).reshape(-1, 3)
     first = (np.arange(len(y) - 1)[:, None] * len(x) + np.arange(len(x) - 1)).ravel()
     right, above = first + 1, first + len(x)
     faces = np.concatenate([np.stack([first, right, above + 1], 1), np.stack([first, above + 1, above], 1)])
-    return mesh(corners, faces, Coat(ROAD, (0.1, 0.1, 0.105), Surface.ROAD))
+    return mesh(corners, faces, coat)
 
 
 def _island(block: Block) -> list[Mesh]:
