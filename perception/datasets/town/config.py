@@ -64,6 +64,8 @@ class TownConfig:
         light: light and weather of all days, unless one of the next two says otherwise.
         lights_by_day: light of day 0, 1, ..., from the start again when there are more days.
         schedule: light over the seconds of every day.
+        density_by_day: factors on moving, walking and riding people of day 0, 1, ..., from the start again after the
+            last.
     """
 
     seed: int = 0
@@ -93,6 +95,19 @@ class TownConfig:
     light: LightConfig = field(default_factory=LightConfig)
     lights_by_day: tuple[LightConfig, ...] = ()
     schedule: tuple[KeyLight, ...] = ()
+    density_by_day: tuple[float, ...] = ()
+
+    def crowded(self, day: int) -> "TownConfig":
+        """The same town with as many people about as on a day."""
+        if not self.density_by_day:
+            return self
+        factor = self.density_by_day[day % len(self.density_by_day)]
+        return replace(
+            self,
+            moving_per_region=round(self.moving_per_region * factor),
+            pedestrians_per_100_m=self.pedestrians_per_100_m * factor,
+            cyclists_per_region=round(self.cyclists_per_region * factor),
+        )
 
     def light_on(self, day: int, time_s: float) -> LightConfig:
         """Light and weather of a day (the holdout's number is large) at a time."""
@@ -105,6 +120,8 @@ class TownConfig:
             raise DataError(f"a town needs vehicles, rsus and frames_per_vehicle >= 1, got {self}")
         if min(self.size_px) < 16 or not 10 <= self.fov_deg <= 150 or self.rate_hz <= 0:
             raise DataError(f"a town's images need at least 16 pixels a side, 10-150 degrees and a rate, got {self}")
+        if any(not factor >= 0 for factor in self.density_by_day):
+            raise DataError(f"a town's density_by_day must not be negative, got {self.density_by_day}")
         if not self.cameras or not self.rsu_cameras:
             raise DataError("a town's vehicles and RSUs need at least one camera each")
 
@@ -156,7 +173,7 @@ def _in_light(config: TownConfig, name: str) -> TownConfig:
         return replace(config, schedule=drift_schedule(config.warmup_s + config.frames_per_vehicle / config.rate_hz))
     if name == "traversals":
         lights = tuple(LIGHTS[light] for light in ("day", "dusk", "night", "rain"))
-        return replace(config, lights_by_day=lights, same_routes=True)
+        return replace(config, lights_by_day=lights, density_by_day=(1.0, 0.8, 0.4, 0.6), same_routes=True)
     if name not in LIGHTS:
         known = ", ".join((*LIGHTS, "drift", "traversals"))
         raise DataError(f"FleetRequest.preset: the town has no light {name!r}; choose one of: {known}")

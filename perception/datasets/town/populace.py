@@ -63,6 +63,7 @@ def populate(layout: Layout, config: TownConfig, day: int, region: int, sensing:
         sensing: how many of its vehicles sense.
         seconds: how long the day is.
     """
+    config = config.crowded(day)
     rngs = np.random.default_rng([config.seed, 14, day, region]).spawn(4)
     parked, parked_looks = _parked(layout, config, region, rngs[0])
     drivers, routes, driver_looks = _drivers(layout, config, day, region, sensing, seconds, rngs[1])
