@@ -1,23 +1,22 @@
 """Argoverse 2: feather tables written here to the published schema, and the real log below CONVOY_DATA."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import feather
 
-from geometry import Frame
 from perception.datasets import load_fleet
 from perception.datasets.argoverse2 import Argoverse2, find_logs, load_argoverse2
 from perception.datasets.arrow_io import read_feather, read_parquet
 from perception.datasets.base import DataError, FleetRequest
 from perception.datasets.folder import format_of, open_dataset
 from perception.datasets.placement import inside_cuboid
-
-pa = pytest.importorskip("pyarrow")
-from pyarrow import feather  # noqa: E402
+from tests.perception.bad_frames import problems_of
 
 CONVOY_DATA = os.environ.get("CONVOY_DATA", "")
 LIDAR_LOG = Path(CONVOY_DATA) / "av2_lidar"
@@ -92,17 +91,6 @@ def write_sweep(log: Path, time_ns: int, x: float = 19.0) -> None:
     columns = {key: np.array(values, np.float16) for key, values in (("x", [x, 5]), ("y", [-2, 3]), ("z", [1, 0]))}
     more = {"intensity": np.array([51, 255], np.uint8), "laser_number": np.array([1, 2], np.uint8)}
     write_table(log / f"sensors/lidar/{time_ns}.feather", columns | more | {"offset_ns": np.array([0, 9], np.int32)})
-
-
-def problems_of(frames: Sequence[Frame]) -> dict[int, str]:
-    """What each frame that cannot be read says, by index; the others are read."""
-    found = {}
-    for index in range(len(frames)):
-        try:
-            frames[index]
-        except DataError as error:
-            found[index] = str(error)
-    return found
 
 
 def test_points_and_boxes_meet_in_the_nearest_image(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geometry import SE3, Frame
+from geometry import SE3
 from perception.datasets import load_fleet
 from perception.datasets.base import DataError, FleetRequest
 from perception.datasets.folder import format_of, open_dataset
 from perception.datasets.nuscenes import NuScenes, NuScenesInfo, load_nuscenes
 from perception.datasets.placement import inside_cuboid
+from tests.perception.bad_frames import problems_of
 
 CONVOY_DATA = os.environ.get("CONVOY_DATA", "")
 SAMPLE = Path(CONVOY_DATA) / "nuscenes_sample"
@@ -93,17 +94,6 @@ def write_nuscenes(root: Path, tables: Tables | None = None) -> Path:
         cloud = np.array([[2, 20, -0.8, 51, 3], [0, 1, 0, 255, 4]], "<f4")
         cloud.tofile(root / f"samples/LIDAR_TOP/{sample['token']}.pcd.bin")
     return root
-
-
-def problems_of(frames: Sequence[Frame]) -> dict[int, str]:
-    """What each frame that cannot be read says, by index; the others are read."""
-    found = {}
-    for index in range(len(frames)):
-        try:
-            frames[index]
-        except DataError as error:
-            found[index] = str(error)
-    return found
 
 
 def test_points_and_boxes_meet_in_the_image_of_a_moving_camera(tmp_path: Path) -> None:

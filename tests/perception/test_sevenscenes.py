@@ -13,6 +13,7 @@ from geometry import Frame
 from perception.datasets.base import DataError
 from perception.datasets.folder import format_of, open_dataset
 from perception.datasets.sevenscenes import SevenScenes, find_sequences, read_depth, read_pose
+from tests.perception.bad_frames import problems_of
 
 CONVOY_DATA = os.environ.get("CONVOY_DATA", "")
 KITCHEN = Path(CONVOY_DATA) / "sevenscenes_redkitchen"
@@ -36,17 +37,6 @@ def write_sequence(folder: Path, numbers: Sequence[int] = (0, 1, 2)) -> Path:
         cv2.imwrite(f"{stem}.depth.png", depth)
         Path(f"{stem}.pose.txt").write_text(POSE)
     return folder
-
-
-def problems_of(frames: Sequence[Frame]) -> dict[int, str]:
-    """What each frame that cannot be read says, by index; the others are read."""
-    found = {}
-    for index in range(len(frames)):
-        try:
-            frames[index]
-        except DataError as error:
-            found[index] = str(error)
-    return found
 
 
 def test_the_world_is_turned_until_up_is_up(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """The Waymo Open Dataset, version 2: parquet tables written here to the published schema."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
-from geometry import SE3, Frame
+from geometry import SE3
 from perception.datasets import load_fleet
 from perception.datasets.base import DataError, FleetRequest
 from perception.datasets.folder import format_of, open_dataset
@@ -18,9 +20,7 @@ from perception.datasets.lens import Lens
 from perception.datasets.placement import inside_cuboid
 from perception.datasets.waymo import Waymo, load_waymo
 from perception.datasets.waymo_io import RangeImage, straighten_boxes
-
-pa = pytest.importorskip("pyarrow")
-from pyarrow import parquet  # noqa: E402
+from tests.perception.bad_frames import problems_of
 
 SEGMENT = "10017090168044687777_6380_000_6400_000"
 WIDTH, HEIGHT = 96, 64
@@ -102,17 +102,6 @@ def write_waymo(root: Path, tables: dict[str, Rows] | None = None, segment: str 
         ]
         parquet.write_table(pa.Table.from_pylist(named), root / component / f"{segment}.parquet")
     return root
-
-
-def problems_of(frames: Sequence[Frame]) -> dict[int, str]:
-    """What each frame that cannot be read says, by index; the others are read."""
-    found = {}
-    for index in range(len(frames)):
-        try:
-            frames[index]
-        except DataError as error:
-            found[index] = str(error)
-    return found
 
 
 def test_a_frame_has_its_image_boxes_and_the_pose_of_its_image(tmp_path: Path) -> None:
