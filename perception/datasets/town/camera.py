@@ -77,7 +77,8 @@ def _developed(
     curve += np.float32(_CONTRAST) * curve * (curve - np.float32(0.45)) * (1 - curve) * 4
     noise = light.config.noise * np.sqrt(1 + float(gain) / 4)
     begin = int(rng.integers(max(_static().size - curve.size, 1)))
-    grey = 255 * curve + np.float32(noise) * np.resize(_static()[begin : begin + curve.size], curve.shape)
+    grey = np.float32(noise) * np.resize(_static()[begin : begin + curve.size], curve.shape)
+    grey += 255 * curve
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 

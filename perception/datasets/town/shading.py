@@ -46,7 +46,7 @@ def shade(
 ) -> Float32[ndarray, "n 3"]:
     """Lambert's law under sun, sky and lamps, gloss, and haze (Koschmieder's law) with distance."""
     albedo = textured(points, facades, layout, light)
-    normal = _ruffled(points)
+    normal = _ruffle(points)
     sun = np.clip(normal @ light.to_sun, 0, None) * sunlit
     sky_seen = _openness(points, normal)
     received = np.stack([sun, sky_seen], axis=1) @ np.stack([light.sun_rgb, light.ambient_rgb])
@@ -68,13 +68,12 @@ def _openness(points: Points, normal: Float32[ndarray, "n 3"]) -> Float32[ndarra
     return facing * np.where(normal[:, 2] > 0.7, np.float32(1), foot)
 
 
-def _ruffled(points: Points) -> Float32[ndarray, "n 3"]:
-    """Normals, with those of foliage turned at random leaf by leaf."""
+def _ruffle(points: Points) -> Float32[ndarray, "n 3"]:
+    """The normals; those of foliage are turned, in place, at random leaf by leaf."""
     leaves = np.flatnonzero(points.surface == Surface.FOLIAGE)
     if not len(leaves):
         return points.normal
-    normal = points.normal.copy()
-    position = points.position_m[leaves]
+    normal, position = points.normal, points.position_m[leaves]
     turned = (
         normal[leaves] + 1.5 * np.stack([lattice(position + np.float32(s), 0.2) for s in (0, 31, 57)], axis=1) - 0.75
     )

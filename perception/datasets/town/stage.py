@@ -65,7 +65,7 @@ class Moment:
         """Whether anything lies along each ray."""
         hidden = self.standing_scene.occluded(rays)
         rest = np.flatnonzero(~hidden)
-        hidden[rest] = self.moving_scene.occluded(rays[rest])
+        hidden[rest] = self.moving_scene.occluded(rays.take(rest, axis=0))
         return hidden
 
     def attribute(self, name: str, face: Int32[ndarray, "n"]) -> Shaped[ndarray, "n ..."]:
@@ -78,14 +78,13 @@ class Moment:
     def normals(
         self, face: Int32[ndarray, "n"], flat: Float32[ndarray, "n 3"], uv: Float32[ndarray, "n 2"]
     ) -> Float32[ndarray, "n 3"]:
-        """Unit normals at points of triangles: those of the triangles, or interpolated where they stand for a curve."""
-        normal = flat.copy()
+        """Unit normals at points of triangles: `flat`, replaced in place by mixed ones where a curve is meant."""
         curved = np.flatnonzero(self.attribute("curved", face))
         corners = self.attribute("normals", face[curved])
         u, v = uv[curved, 0, None], uv[curved, 1, None]
         mixed = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
-        normal[curved] = unit(mixed)
-        return normal
+        flat[curved] = unit(mixed)
+        return flat
 
 
 def set_stage(scenery: Scenery, day: Day) -> Stage:
