@@ -1,11 +1,13 @@
 """Frames on disk: one compressed file a frame, written whole or not at all, checked when read."""
 
 import io
+import math
 import os
 import shutil
 import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -39,7 +41,7 @@ def cache_limit_bytes() -> int:
         limit = float(text)
     except ValueError:
         limit = -1.0
-    if not limit > 0:
+    if not 0 < limit * 1e9 < math.inf:
         raise DataError(f"CONVOY_CACHE_GB is {text!r}; want a positive number of gigabytes")
     return int(limit * 1e9)
 
@@ -47,19 +49,39 @@ def cache_limit_bytes() -> int:
 def trim_cache(root: Path, keep: Path, limit_bytes: int) -> list[Path]:
     """Remove generated folders, longest unused first, until all together fit; `keep` stays. Returns what went.
 
-    A folder's own modification time says when it was last used. A folder that another process locks stays as well.
+    A folder's own modification time says when it was last used (see `mark_used`). A folder that another process locks
+    stays as well, and so does what was not generated: a folder without a file `.lock`.
     """
-    keep.touch()
-    folders = [folder for folder in root.iterdir() if folder.is_dir()]
-    sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in folders}
+    mark_used(keep)
+    folders = [folder for folder in root.iterdir() if (folder / ".lock").is_file()]
+    sizes = {folder: _size_bytes(folder) for folder in folders}
+    used = {folder: _stat(folder).st_mtime for folder in folders}
     removed: list[Path] = []
-    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
+    for folder in sorted(folders, key=used.__getitem__):
         if sum(sizes.values()) <= limit_bytes:
             break
         if folder != keep and _remove_unlocked(folder):
             del sizes[folder]
             removed.append(folder)
     return removed
+
+
+def mark_used(folder: Path) -> None:
+    """Let a folder count as used now; one that may not be written stays as it is."""
+    with suppress(OSError):
+        folder.touch()
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(_stat(Path(path) / name).st_size for path, _, names in os.walk(folder) for name in names)
+
+
+def _stat(path: Path) -> os.stat_result:
+    """What `Path.stat` says, or zeros if another process has renamed or removed it meanwhile."""
+    try:
+        return path.stat()
+    except OSError:
+        return os.stat_result((0,) * 10)
 
 
 def _remove_unlocked(folder: Path) -> bool:

@@ -25,8 +25,12 @@ _TILES: Final = np.array([[0.35, 0.13, 0.08], [0.22, 0.1, 0.08], [0.13, 0.13, 0.
 
 @dataclass(frozen=True, eq=False)
 class Facades:
-    """What shading needs to know of each building, [b] or [b, 3] float32; lengths in metres, colours linear RGB."""
+    """What shading needs to know of each building, [b] or [b, 3] float32; lengths in metres, colours linear RGB.
 
+    A `number` tells a building from all others of its town, whichever blocks are built.
+    """
+
+    number: Float32[ndarray, "b"]
     origin_m: Float32[ndarray, "b 2"]
     floor_m: Float32[ndarray, "b"]
     bay_m: Float32[ndarray, "b 2"]

@@ -118,7 +118,7 @@ class TownConfig:
     def __post_init__(self) -> None:
         if min(self.vehicles, self.rsus, self.frames_per_vehicle) < 1 or self.holdout_frames < 0:
             raise DataError(f"a town needs vehicles, rsus and frames_per_vehicle >= 1, got {self}")
-        if min(self.size_px) < 16 or not 10 <= self.fov_deg <= 150 or self.rate_hz <= 0:
+        if min(self.size_px) < 16 or not 10 <= self.fov_deg <= 150 or not self.rate_hz > 0:
             raise DataError(f"a town's images need at least 16 pixels a side, 10-150 degrees and a rate, got {self}")
         if any(not factor >= 0 for factor in self.density_by_day):
             raise DataError(f"a town's density_by_day must not be negative, got {self.density_by_day}")
@@ -170,7 +170,7 @@ def town_config(request: FleetRequest) -> TownConfig:
 
 def _in_light(config: TownConfig, name: str) -> TownConfig:
     if name == "drift":
-        return replace(config, schedule=drift_schedule(config.warmup_s + config.frames_per_vehicle / config.rate_hz))
+        return replace(config, schedule=drift_schedule(config.warmup_s, config.frames_per_vehicle / config.rate_hz))
     if name == "traversals":
         lights = tuple(LIGHTS[light] for light in ("day", "dusk", "night", "rain"))
         return replace(config, lights_by_day=lights, density_by_day=(1.0, 0.8, 0.4, 0.6), same_routes=True)

@@ -14,6 +14,7 @@ _LIT_RGB = np.array([1.6, 1.05, 0.5], np.float32)
 def paint_facade(points: Picked, canvas: Canvas) -> None:
     """A wall that differs from building to building and from bay to bay, so that places can be told apart."""
     f, b = canvas.facades, points.owner
+    number = f.number.take(b).astype(np.int32)
     on_x = np.abs(points.normal[:, 1]) > np.abs(points.normal[:, 0])
     along = np.where(on_x, points.position_m[:, 0], points.position_m[:, 1])
     z = points.position_m[:, 2] - np.float32(KERB_M)
@@ -35,12 +36,12 @@ def paint_facade(points: Picked, canvas: Canvas) -> None:
     glass = np.flatnonzero(window | front)
     gloss, glow = np.zeros(len(b), np.float32), np.zeros_like(rgb)
     gloss[glass] = 0.9
-    chance = hashed(bay[glass], floor[glass], b[glass])
+    chance = hashed(bay[glass], floor[glass], number[glass])
     rgb[glass] = _behind_glass(chance, fv[glass], fu[glass])
     if canvas.light.lamps:
         glow[glass] = np.where((chance < _LIT_SHARE)[:, None], _LIT_RGB * (0.4 + chance[:, None]), 0).astype(np.float32)
-    _sign_board(rgb, street & shop & (fv > 0.8), along, fv, f.door, b)
-    door = street & ~shop & (hashed(bay, b) < 0.3) & (fv < 0.7) & (np.abs(fu) < 0.2)
+    _sign_board(rgb, street & shop & (fv > 0.8), along, fv, f.door.take(b, axis=0), number)
+    door = street & ~shop & (hashed(bay, number) < 0.3) & (fv < 0.7) & (np.abs(fu) < 0.2)
     _stroke(rgb, door, f.door, b)
     gloss[door], glow[door] = 0.1, 0
     canvas.put(rgb, gloss, glow)
@@ -76,16 +77,18 @@ def _sign_board(
     board: Bool[ndarray, "n"],
     along: Float32[ndarray, "n"],
     fv: Float32[ndarray, "n"],
-    colour: Float32[ndarray, "b 3"],
-    owner: Int32[ndarray, "n"],
+    colour: Float32[ndarray, "n 3"],
+    number: Int32[ndarray, "n"],
 ) -> None:
     """Blocks that look like letters from afar, different for each shop."""
     at = np.flatnonzero(board)
     column, row = np.floor(along[at] * 7).astype(np.int32), np.floor(fv[at] * 28).astype(np.int32)
     ink = (
-        (hashed(column, row, owner[at]) < 0.5) & (hashed(column // 5, owner[at]) < 0.7) & (np.abs(fv[at] - 0.9) < 0.06)
+        (hashed(column, row, number[at]) < 0.5)
+        & (hashed(column // 5, number[at]) < 0.7)
+        & (np.abs(fv[at] - 0.9) < 0.06)
     )
-    rgb[at] = np.where(ink[:, None], np.float32(0.8), colour.take(owner[at], axis=0) * np.float32(1.5))
+    rgb[at] = np.where(ink[:, None], np.float32(0.8), colour[at] * np.float32(1.5))
 
 
 def _stroke(

@@ -1,5 +1,7 @@
 """Points on the exact surfaces of a town, to judge a reconstruction by."""
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import Float, Float32
 from numpy import ndarray
@@ -9,6 +11,8 @@ from perception.datasets.town.config import TownConfig
 from perception.datasets.town.layout import plan_town
 from perception.datasets.town.mesh import Mesh
 from perception.datasets.town.scenery import build_scenery
+
+_OVERHANG_M: Final = 3.0  # of crowns and lamps over the edge of their block
 
 
 def surface_points(
@@ -24,8 +28,9 @@ def surface_points(
         seed: decides the points.
     """
     layout = plan_town(config)
-    regions = sorted({layout.region_at(float(x), float(y)) for x, y in path_m})
-    blocks = sorted({block for region in regions for block in layout.blocks_near(region, within_m)})
+    low, high = path_m.min(axis=0) - within_m - _OVERHANG_M, path_m.max(axis=0) + within_m + _OVERHANG_M
+    rects = np.array([block.rect_m for block in layout.blocks()])
+    blocks = np.flatnonzero(((rects[:, :2] < high) & (rects[:, 2:] > low)).all(axis=1)).tolist()
     mesh = build_scenery(layout, config.seed, blocks).mesh
     points = sample_surface(near(mesh, path_m, within_m), per_m2, np.random.default_rng([config.seed, 21, seed]))
     away_m, _ = cKDTree(path_m).query(points[:, :2])

@@ -46,8 +46,8 @@ class LightConfig:
     def __post_init__(self) -> None:
         if not (0 <= self.cloud <= 1 and 0 <= self.rain <= 1 and self.visibility_m > 1 and self.noise >= 0):
             raise DataError(f"light: cloud and rain lie in 0..1, visibility_m above 1, noise not below 0; got {self}")
-        if not -90 <= self.sun_elevation_deg <= 90:
-            raise DataError(f"light: sun_elevation_deg lies in -90..90, got {self.sun_elevation_deg}")
+        if not (-90 <= self.sun_elevation_deg <= 90 and np.isfinite(self.sun_azimuth_deg)):
+            raise DataError(f"light: sun_elevation_deg lies in -90..90, sun_azimuth_deg is finite; got {self}")
 
 
 LIGHTS: Final[dict[str, LightConfig]] = {
@@ -137,9 +137,9 @@ def light_at(schedule: tuple[KeyLight, ...], time_s: float) -> LightConfig:
     return replace(schedule[0].light, **{name: float(np.interp(time_s, times, c)) for name, c in columns.items()})
 
 
-def drift_schedule(seconds: float) -> tuple[KeyLight, ...]:
-    """Through all of `DRIFT` in `seconds`, holding each for half of its share of the time."""
+def drift_schedule(start_s: float, seconds: float) -> tuple[KeyLight, ...]:
+    """Through all of `DRIFT` in `seconds` from a time on, holding each for half of its share of the time."""
     span = seconds / len(DRIFT)
     return tuple(
-        KeyLight(k * span + shift * span, LIGHTS[name]) for k, name in enumerate(DRIFT) for shift in (0.25, 0.75)
+        KeyLight(start_s + (k + shift) * span, LIGHTS[name]) for k, name in enumerate(DRIFT) for shift in (0.25, 0.75)
     )

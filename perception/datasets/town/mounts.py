@@ -52,7 +52,7 @@ SURROUND: Final = (
     CameraMount(),
     CameraMount("front-left", (0.8, 0.4, 1.5), 55.0),
     CameraMount("back-left", (-0.3, 0.5, 1.5), 110.0),
-    CameraMount("back", (-1.0, 0.0, 1.5), 180.0),
+    CameraMount("back", (-1.0, 0.0, 1.5), 180.0, fov_deg=110.0),
     CameraMount("back-right", (-0.3, -0.5, 1.5), -110.0),
     CameraMount("front-right", (0.8, -0.4, 1.5), -55.0),
 )

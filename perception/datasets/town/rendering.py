@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 import geometry
 from geometry import Frame
 from perception import raycast
-from perception.datasets.cache import cache_limit_bytes, not_writable, trim_cache, write_frame
+from perception.datasets.cache import cache_limit_bytes, mark_used, not_writable, trim_cache, write_frame
 from perception.datasets.town.config import TownConfig
 from perception.datasets.town.layout import plan_town
 from perception.datasets.town.routes import toured
@@ -169,6 +169,7 @@ def fill_store(store: Store, shots: Sequence[Shot], workers: int) -> None:
         DataError: the cache folder cannot be written, or sumo-data is missing.
     """
     if not store.missing(shots):
+        mark_used(store.folder)
         return
     lock = FileLock(store.folder / ".lock")
     try:

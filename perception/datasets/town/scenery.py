@@ -27,6 +27,7 @@ ROAD, PAVEMENT, VEGETATION, POLE, SIGN, FENCE = (
     SEGMENT_ID[name] for name in ("road", "pavement", "vegetation", "pole", "sign", "fence")
 )
 _GROUND_CELL_M: Final = 60.0
+_NUMBERS_PER_BLOCK: Final = 100
 _LEAVES: Final = np.array([[0.09, 0.2, 0.04], [0.14, 0.25, 0.05], [0.06, 0.15, 0.05], [0.2, 0.26, 0.06]])
 _BARK: Final = (0.12, 0.08, 0.05)
 _STEEL: Final = (0.2, 0.21, 0.22)
@@ -51,7 +52,7 @@ def build_scenery(layout: Layout, seed: int, blocks: Sequence[int]) -> Scenery:
     for index in blocks:
         meshes, facades = _block(layout, every[index], len(rows), np.random.default_rng([seed, 12, index]))
         parts += meshes
-        rows += facades
+        rows += [row | {"number": _NUMBERS_PER_BLOCK * index + k} for k, row in enumerate(facades)]
     parts += [_rsu_pole(layout, rsu) for rsu in range(len(layout.rsus_m))]
     heads = [part.vertices[-8:].mean(axis=0) for part in parts if (part.surface == Surface.LAMP).any()]
     return Scenery(layout, merged(parts), facades_of(rows), StreetLamps(np.array(heads, float).reshape(-1, 3)))

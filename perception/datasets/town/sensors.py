@@ -16,7 +16,7 @@ from perception.datasets.town.mounts import LIDAR_MOUNT_M, RSU_LIDAR_MOUNT_M, RS
 from perception.datasets.town.stage import Stage, moment, rays_from
 
 DEPTH_STEPS_PER_M: Final = 1024.0
-_HEADLIGHT_BELOW_M: Final = 0.6
+_HEADLIGHT_MOUNT_M: Final = (0.9, 0.0, 0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,8 @@ def vehicle_unit(stage: Stage, config: TownConfig, seat: int, tick: int) -> Unit
     actor = stage.day.sensing[seat]
     track = stage.day.actors[actor].track[tick]
     pose = SE3.from_yaw(float(track[3]), track[:3])
-    return Unit(pose, config.cameras, config.lidar, LIDAR_MOUNT_M, actor, (*stage.day.seed, seat, tick))
+    seed = (*stage.day.seed, 10_000 + stage.day.actors[actor].track_id, tick)
+    return Unit(pose, config.cameras, config.lidar, LIDAR_MOUNT_M, actor, seed)
 
 
 def rsu_unit(stage: Stage, config: TownConfig, rsu: int, tick: int) -> Unit:
@@ -67,7 +68,7 @@ def sense(stage: Stage, config: TownConfig, unit: Unit, tick: int, camera: int, 
     hits = now.cast(rays)
     seen = owners(now, hits).reshape(config.size_px)
     classes, depth_m = segments(now, hits).reshape(config.size_px), hits.t.reshape(config.size_px).copy()
-    view = View(stage, now, lens, light_of(light), _headlight(lens.world_from_cam, unit.actor is not None))
+    view = View(stage, now, lens, light_of(light), _headlight(unit.world_from_body, unit.actor is not None))
     image = photograph(view, rays, hits, rng)
     world_from_lidar = unit.world_from_body @ SE3(np.eye(3), np.array(unit.lidar_mount_m))
     has_lidar = camera == 0
@@ -91,8 +92,8 @@ def _track_ids(stage: Stage, seen: np.ndarray) -> np.ndarray:
     return ids[seen]
 
 
-def _headlight(world_from_cam: SE3, lit: bool) -> Headlight:
-    """The lamps of the vehicle that carries a camera; a roadside unit has none."""
-    origin = world_from_cam.translation_m - [0, 0, _HEADLIGHT_BELOW_M]
+def _headlight(world_from_body: SE3, lit: bool) -> Headlight:
+    """The lamps of a vehicle, which shine ahead wherever its cameras look; a roadside unit has none."""
+    origin = world_from_body.apply(np.array([_HEADLIGHT_MOUNT_M]))[0]
     power = Headlight.power if lit else 0.0
-    return Headlight(origin.astype(np.float32), world_from_cam.rotation[:, 2].astype(np.float32), power)
+    return Headlight(origin.astype(np.float32), world_from_body.rotation[:, 0].astype(np.float32), power)
