@@ -7,6 +7,7 @@ from numpy import ndarray
 
 Arrays = dict[str, ndarray]
 CHUNK = 1 << 16  # elements worked on at a time: a few float32 buffers of it stay in the L2 cache
+ROW = 1 << 13  # elements of one inner product: BLAS starts threads beyond 10,000, which fight for busy cores
 
 
 def update_norm(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> float:
@@ -23,6 +24,12 @@ def update_dot(first: Mapping[str, ndarray], second: Mapping[str, ndarray], refe
             for name, start in reference.items()
             if start.dtype.kind in "fc"
         )
+
+
+def model_norm(arrays: Mapping[str, ndarray]) -> float:
+    """L2 norm over all float tensors."""
+    nothing = {name: np.broadcast_to(values.dtype.type(0), values.shape) for name, values in arrays.items()}
+    return update_norm(arrays, nothing)
 
 
 def add_scaled(total: ndarray, values: ndarray, share: float, scratch: ndarray | None = None) -> None:
@@ -62,12 +69,22 @@ def cast(values: ndarray, dtype: np.dtype) -> ndarray:
 
 
 def _dot(a: ndarray, b: ndarray | None, origin: ndarray, scratch: ndarray) -> float:
-    """(a - origin) · (b - origin), b = a when it is None."""
+    """(a - origin) · (b - origin), b = a when it is None; products are summed by rows, rows in float64."""
     buffer = scratch if origin.dtype in (np.float16, np.float32) else np.empty(CHUNK, origin.dtype)
+    other = buffer if b is None else np.empty_like(buffer)
     total = 0.0
     for begin in range(0, origin.size, CHUNK):
-        part = slice(begin, begin + CHUNK)
-        start = origin[part]
-        delta = np.subtract(a[part], start, out=buffer[: start.size], dtype=buffer.dtype)
-        total += float(np.dot(delta, delta if b is None else np.subtract(b[part], start, dtype=buffer.dtype)))
+        start = origin[begin : begin + CHUNK]
+        rows = _difference(a, start, begin, buffer)
+        others = rows if b is None else _difference(b, start, begin, other)
+        total += float(np.vecdot(rows, others).sum(dtype=np.float64))
     return total
+
+
+def _difference(a: ndarray, start: ndarray, begin: int, buffer: ndarray) -> ndarray:
+    """A chunk of a less its start, as rows of the buffer; what is over is zero."""
+    np.subtract(a[begin : begin + start.size], start, out=buffer[: start.size], dtype=buffer.dtype)
+    row = min(ROW, buffer.size)
+    filled = -(-start.size // row) * row
+    buffer[start.size : filled] = 0
+    return buffer[:filled].reshape(-1, row)

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy import ndarray
 
-from strategies.arithmetic import update_norm
+from strategies.arithmetic import model_norm, update_norm
 from strategies.packing import Layout
 
 LARGEST_INTEGER = 2.0**53  # whole numbers up to here are exact in the sums
@@ -121,16 +121,11 @@ def _misfit(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> 
 
 
 def _norm_limit(reference: Mapping[str, ndarray], config: GateConfig, typical_norm: float) -> float:
-    model_norm = np.sqrt(sum(_squared_norm(values) for values in reference.values() if values.dtype.kind in "fc"))
-    limit = config.max_update_ratio * model_norm if model_norm > 0 else np.inf
+    length = model_norm(reference)
+    limit = config.max_update_ratio * length if length > 0 else np.inf
     if typical_norm > 0 and config.max_norm_growth > 0:
         limit = min(limit, config.max_norm_growth * typical_norm)
     return float(limit)
-
-
-def _squared_norm(values: ndarray) -> float:
-    wide = values.astype(np.float64)
-    return float(np.vdot(wide, wide))
 
 
 def _not_finite(arrays: Mapping[str, ndarray]) -> str:
