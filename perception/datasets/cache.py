@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.base import DataError
 
+_GENERATED = re.compile(r"[a-z]+-[0-9a-f]{16}")
 _BOX_EXTRAS = ("cuboids_world", "track_ids", "truncation", "occlusion")
 
 
@@ -50,10 +52,10 @@ def trim_cache(root: Path, keep: Path, limit_bytes: int) -> list[Path]:
     """Remove generated folders, longest unused first, until all together fit; `keep` stays. Returns what went.
 
     A folder's own modification time says when it was last used (see `mark_used`). A folder that another process locks
-    stays as well, and so does what was not generated: a folder without a file `.lock`.
+    stays as well, and so does what was not generated: any whose name does not end in a digest of 16 digits.
     """
     mark_used(keep)
-    folders = [folder for folder in root.iterdir() if (folder / ".lock").is_file()]
+    folders = [folder for folder in root.iterdir() if _GENERATED.fullmatch(folder.name) and folder.is_dir()]
     sizes = {folder: _size_bytes(folder) for folder in folders}
     used = {folder: _stat(folder).st_mtime for folder in folders}
     removed: list[Path] = []

@@ -212,8 +212,9 @@ def _here(store: Store, shots: Sequence[Shot]) -> Iterator[int]:
 
 
 def _in_processes(store: Store, shots: list[Shot], processes: int) -> Iterator[int]:
-    """Chunks in the order of days, so that a process seldom changes its stage."""
-    ordered = sorted(shots, key=lambda shot: (_day(store.config, shot), shot.vehicle, shot.tick))
+    """Chunks in the order of stages, so that a process seldom changes its own."""
+    config = store.config
+    ordered = sorted(shots, key=lambda s: (_day(config, s), _region(config, s), s.vehicle, s.camera, s.tick))
     chunks = [ordered[i : i + CHUNK_FRAMES] for i in range(0, len(ordered), CHUNK_FRAMES)]
     # loky starts its processes without importing the caller's main script, which may have no guard against that
     pool = get_reusable_executor(max_workers=processes)
