@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from perception.labels import IGNORE, OBJECTS, SEGMENTS
-from perception.losses import LossParts, LossWeights, box_loss, focal_loss, segment_loss
+from perception.losses import LossParts, LossWeights, box_loss, dice_loss, focal_loss, segment_loss
 from perception.targets import BoxTargets
 
 ONES = torch.ones(len(SEGMENTS))
@@ -82,8 +83,44 @@ def test_segment_loss_by_hand_weights_classes_and_leaves_out_the_unlabelled() ->
     weights = ONES.clone()
     weights[1] = 3.0
     masks = torch.tensor([[[0, 1, IGNORE]]], dtype=torch.uint8)
-    wanted = (math.log(2) + 3 * math.log(11)) / 4
+    entropy = (math.log(2) + 3 * math.log(11)) / 4
+    # Class 0: right 1/2, labelled 1, predicted 1/2 + 1/11. Class 1: right 1/11, labelled 1, predicted 1/20 + 1/11.
+    dice = [2 * (1 / 2) / (1 + 1 / 2 + 1 / 11), 2 * (1 / 11) / (1 + 1 / 20 + 1 / 11)]
+    wanted = entropy + 1 - sum(dice) / 2
     assert segment_loss(logits, masks, weights).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_segment_loss_judges_a_cell_by_every_pixel_in_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, len(SEGMENTS), 2, 3, generator=generator)
+    masks = torch.randint(len(SEGMENTS), (2, 4, 6), generator=generator).to(torch.uint8)
+    masks[0, 1, 2] = IGNORE
+    weights = torch.rand(len(SEGMENTS), generator=generator) + 0.5
+    repeated = logits.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert segment_loss(logits, masks, weights).item() == pytest.approx(segment_loss(repeated, masks, weights).item())
+
+
+def test_cross_entropy_in_the_segment_loss_is_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, len(SEGMENTS), 3, 3, generator=generator)
+    masks = torch.randint(len(SEGMENTS), (2, 3, 3), generator=generator).to(torch.uint8)
+    masks[1, 0] = IGNORE
+    weights = torch.rand(len(SEGMENTS), generator=generator) + 0.5
+    known = masks != IGNORE
+    dice = dice_loss(logits.softmax(dim=1), masks.where(known, 0).long()[:, None], known[:, None])
+    wanted = cross_entropy(logits, masks.long(), weights, ignore_index=IGNORE) + dice
+    assert segment_loss(logits, masks, weights).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_dice_loss_weighs_a_thin_class_as_much_as_a_wide_one() -> None:
+    labels = torch.zeros(1, 1, 1, 100, dtype=torch.long)
+    labels[..., 99] = 1
+    everything_zero = torch.zeros(1, len(SEGMENTS), 1, 100)
+    everything_zero[:, 0] = 1.0
+    # Class 0: 1 - 2 * 99 / (99 + 100); class 1, a single pixel, is missed: 1.
+    wanted = (1 - 198 / 199 + 1) / 2
+    known = torch.ones_like(labels, dtype=torch.bool)
+    assert dice_loss(everything_zero, labels, known).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_segment_loss_without_labels_is_zero_and_has_no_gradient() -> None:
