@@ -28,6 +28,14 @@ class LidarConfig:
     noise_m: float = 0.015
     dropout: float = 0.02
 
+    def __post_init__(self) -> None:
+        if min(self.beams, self.azimuths) < 1 or not (self.range_m > 0 and self.noise_m >= 0 <= self.dropout <= 1):
+            raise DataError(
+                f"a LiDAR needs beams, azimuths and a range, noise >= 0, dropout in 0..1; got {self}"
+            )
+        if not -90 < self.lowest_deg <= self.highest_deg < 90:
+            raise DataError(f"a LiDAR's lowest_deg and highest_deg lie in order between -90 and 90; got {self}")
+
 
 @dataclass(frozen=True)
 class TownConfig:
@@ -110,14 +118,23 @@ class TownConfig:
         )
 
     def light_on(self, day: int, time_s: float) -> LightConfig:
-        """Light and weather of a day (the holdout's number is large) at a time."""
+        """Light and weather of a day at a time."""
         if self.schedule:
             return light_at(self.schedule, time_s)
         return self.lights_by_day[day % len(self.lights_by_day)] if self.lights_by_day else self.light
 
+    def holdout_light(self, share: float) -> LightConfig:
+        """Light and weather of the holdout after a share of its drive: the schedule stretched over it, else `light`."""
+        if not self.schedule:
+            return self.light
+        first_s, last_s = self.schedule[0].time_s, self.schedule[-1].time_s
+        return light_at(self.schedule, first_s + share * (last_s - first_s))
+
     def __post_init__(self) -> None:
         if min(self.vehicles, self.rsus, self.frames_per_vehicle) < 1 or self.holdout_frames < 0:
             raise DataError(f"a town needs vehicles, rsus and frames_per_vehicle >= 1, got {self}")
+        if not 0 <= self.test_share < 1:
+            raise DataError(f"a town's test_share lies in 0..1, got {self.test_share}")
         if min(self.size_px) < 16 or not 10 <= self.fov_deg <= 150 or not self.rate_hz > 0:
             raise DataError(f"a town's images need at least 16 pixels a side, 10-150 degrees and a rate, got {self}")
         if any(not factor >= 0 for factor in self.density_by_day):

@@ -11,9 +11,10 @@ from perception.datasets.town.camera import View, photograph
 from perception.datasets.town.config import LidarConfig, TownConfig
 from perception.datasets.town.lamps import Headlight
 from perception.datasets.town.lidar import scan
-from perception.datasets.town.light import light_of
+from perception.datasets.town.light import LightConfig, light_of
 from perception.datasets.town.mounts import LIDAR_MOUNT_M, RSU_LIDAR_MOUNT_M, RSU_POLE_M, CameraMount
 from perception.datasets.town.stage import Stage, moment, rays_from
+from perception.datasets.town.traffic import HOLDOUT_DAY
 
 DEPTH_STEPS_PER_M: Final = 1024.0
 _HEADLIGHT_MOUNT_M: Final = (0.9, 0.0, 0.9)
@@ -59,7 +60,7 @@ def rsu_unit(stage: Stage, config: TownConfig, rsu: int, tick: int) -> Unit:
 def sense(stage: Stage, config: TownConfig, unit: Unit, tick: int, camera: int, source: str) -> Frame:
     """What camera number `camera` of a unit sees, with its labels; the first camera brings the LiDAR's turn along."""
     time_s = float(stage.day.times_s[tick])
-    light = config.light_on(stage.day.seed[-1], time_s)
+    light = _light(stage, config, tick)
     now = moment(stage, tick, unit.world_from_body.translation_m[:2], unit.actor)
     lens = unit.mounts[camera].camera(unit.world_from_body, config.size_px, config.fov_deg)
     rng = np.random.default_rng([*unit.seed, camera])
@@ -84,6 +85,13 @@ def sense(stage: Stage, config: TownConfig, unit: Unit, tick: int, camera: int, 
         lidar_from_cam=world_from_lidar.inverse() @ lens.world_from_cam if has_lidar else None,
         source=source,
     )
+
+
+def _light(stage: Stage, config: TownConfig, tick: int) -> LightConfig:
+    times_s, day = stage.day.times_s, stage.day.seed[-1]
+    if day == HOLDOUT_DAY:
+        return config.holdout_light(tick / max(len(times_s) - 1, 1))
+    return config.light_on(day, float(times_s[tick]))
 
 
 def _track_ids(stage: Stage, seen: np.ndarray) -> np.ndarray:

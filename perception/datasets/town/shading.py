@@ -57,8 +57,7 @@ def shade(
         colour += albedo.glow
     _add_gloss(colour, points, normal, albedo, light)
     haze = np.exp(points.distance_m * np.float32(-1 / light.config.visibility_m))[:, None]
-    air = light.horizon_rgb * np.float32(0.8)
-    return air + haze * (colour - air)
+    return light.horizon_rgb + haze * (colour - light.horizon_rgb)
 
 
 def _openness(points: Points, normal: Float32[ndarray, "n 3"]) -> Float32[ndarray, "n"]:
