@@ -22,6 +22,7 @@ _VEHICLE_SEGMENT, _PEDESTRIAN_SEGMENT, _CYCLIST_SEGMENT = SEGMENT_OF_OBJECT
 _FIRST: Final = (-1.0, 0.0, 0.0)
 _SECOND: Final = (-2.0, 0.0, 0.0)
 _TYRE: Final = (0.02, 0.02, 0.022)
+_PLATE: Final = (0.75, 0.75, 0.7)
 _PANE: Final = (0.03, 0.04, 0.05)
 _SKIN: Final = (0.5, 0.3, 0.21)
 _TYRE_TRIANGLES: Final = 144
@@ -103,7 +104,7 @@ def _car(name: str) -> Mesh:
 
 def _trim() -> Mesh:
     """Number plates, bumpers and sills, in a car's unit box."""
-    rubber, plate = Coat(_VEHICLE_SEGMENT, (0.03, 0.03, 0.032)), Coat(_VEHICLE_SEGMENT, (0.75, 0.75, 0.7))
+    rubber, plate = Coat(_VEHICLE_SEGMENT, (0.03, 0.03, 0.032)), Coat(_VEHICLE_SEGMENT, _PLATE)
     bumpers = [box((0.495 * end, 0, 0.17), (0.03, 0.94, 0.1), rubber) for end in (-1, 1)]
     plates = [box((0.502 * end, 0, 0.31), (0.012, 0.3, 0.075), plate) for end in (-1, 1)]
     sills = [box((0, 0.485 * side, 0.13), (0.4, 0.02, 0.06), rubber) for side in (-1, 1)]
@@ -129,24 +130,33 @@ def _wheels(xs: tuple[float, ...], half_width: float, radius: float) -> list[Mes
 
 
 def _bus() -> Mesh:
-    paint = Coat(_VEHICLE_SEGMENT, _FIRST, Surface.PAINT)
-    glass = Coat(_VEHICLE_SEGMENT, _PANE, Surface.GLASS)
-    body = [box((0, 0, 0.35), (9.6, 2.46, 2.65), paint), box((0, 0, 2.98), (6.0, 1.6, 0.2), paint)]
-    panes = [box((-3.9 + 1.45 * i, 0, 1.35), (1.2, 2.52, 1.05), glass) for i in range(6)]
-    panes += [box((4.75, 0, 1.2), (0.16, 2.2, 1.45), glass), box((-4.75, 0, 1.6), (0.16, 2.0, 0.9), glass)]
-    lamps = [_lamp(4.78, 0.7, (0.85, 0.85, 0.8)), _lamp(-4.78, 0.8, (0.6, 0.02, 0.02))]
-    return merged([_unit(merged(body + panes + lamps + _wheels((-2.9, 2.9), 1.12, 0.48))), _UNDERSIDE])
+    paint, glass = Coat(_VEHICLE_SEGMENT, _FIRST, Surface.PAINT), Coat(_VEHICLE_SEGMENT, _PANE, Surface.GLASS)
+    dark, stripe = Coat(_VEHICLE_SEGMENT, _TYRE), Coat(_VEHICLE_SEGMENT, _SECOND, Surface.PAINT)
+    body = [box((0, 0, 0.4), (9.6, 2.46, 2.6), paint), box((0, 0, 2.98), (6.0, 1.6, 0.2), paint)]
+    body += [box((0, 0, 0.28), (9.3, 2.4, 0.14), dark), box((0, 0, 0.85), (9.62, 2.48, 0.22), stripe)]
+    panes = [box((-3.9 + 1.45 * i, 0, 1.35), (1.32, 2.5, 1.05), glass) for i in range(6)]
+    panes += [box((4.76, 0, 1.1), (0.1, 2.3, 1.45), glass), box((-4.76, 0, 1.55), (0.1, 2.1, 0.95), glass)]
+    panes += [box((x, -1.22, 0.45), (1.1, 0.06, 2.0), glass) for x in (0.3, 4.0)]
+    signs = [box((4.78, 0, 2.62), (0.08, 1.7, 0.26), Coat(_VEHICLE_SEGMENT, (0.7, 0.4, 0.03), Surface.LAMP))]
+    signs += [box((4.9 * side, 0, 0.5), (0.05, 0.5, 0.13), Coat(_VEHICLE_SEGMENT, _PLATE)) for side in (-0.985, 0.985)]
+    lamps = [_lamp(4.8, 0.62, (0.85, 0.85, 0.8)), _lamp(-4.8, 0.8, (0.6, 0.02, 0.02))]
+    return merged([_unit(merged(body + panes + signs + lamps + _wheels((-2.9, 2.9), 1.12, 0.48))), _UNDERSIDE])
 
 
 def _lorry() -> Mesh:
-    cab = box((2.6, 0, 0.5), (1.8, 2.2, 1.9), Coat(_VEHICLE_SEGMENT, _FIRST, Surface.PAINT))
-    load = box((-0.95, 0, 0.75), (5.1, 2.35, 2.35), Coat(_VEHICLE_SEGMENT, _SECOND, Surface.PAINT))
-    glass = Coat(_VEHICLE_SEGMENT, _PANE, Surface.GLASS)
-    panes = [box((3.46, 0, 1.45), (0.14, 2.0, 0.75), glass), box((2.9, 0, 1.5), (0.8, 2.24, 0.65), glass)]
-    frame = box((0, 0, 0.45), (6.6, 1.0, 0.3), Coat(_VEHICLE_SEGMENT, (0.05, 0.05, 0.05)))
-    lamps = [_lamp(3.49, 0.7, (0.85, 0.85, 0.8)), _lamp(-3.48, 0.75, (0.6, 0.02, 0.02))]
-    body = merged([cab, load, frame, *panes, *lamps, *_wheels((-2.2, 2.3), 1.05, 0.46)])
-    return merged([_unit(body), _UNDERSIDE])
+    paint, load = Coat(_VEHICLE_SEGMENT, _FIRST, Surface.PAINT), Coat(_VEHICLE_SEGMENT, _SECOND, Surface.PAINT)
+    glass, dark = Coat(_VEHICLE_SEGMENT, _PANE, Surface.GLASS), Coat(_VEHICLE_SEGMENT, _TYRE)
+    cab = [box((2.6, 0, 0.5), (1.8, 2.2, 1.9), paint), box((3.5, 0, 0.62), (0.06, 1.5, 0.4), dark)]
+    cab += [box((3.48, 0, 1.35), (0.08, 2.05, 0.85), glass), box((2.9, 0, 1.45), (0.8, 2.24, 0.7), glass)]
+    cab += [box((3.35, side, 1.6), (0.1, 0.18, 0.4), dark) for side in (-1.2, 1.2)]
+    body = [box((-0.95, 0, 0.85), (5.1, 2.35, 2.25), load), box((-0.95, 0, 1.6), (2.6, 2.37, 0.8), paint)]
+    rails = [box((-3.5, y, 0.85), (0.04, 0.05, 2.25), dark) for y in (-1.14, -0.03, 0.03, 1.14)]
+    rails += [box((-3.5, 0, z), (0.04, 2.35, 0.06), dark) for z in (0.85, 1.5, 2.4, 3.03)]
+    frame = [box((0, 0, 0.45), (6.6, 1.0, 0.4), dark), box((-3.42, 0, 0.42), (0.12, 2.2, 0.14), dark)]
+    plate = [box((-3.5, 0, 0.6), (0.05, 0.5, 0.13), Coat(_VEHICLE_SEGMENT, _PLATE))]
+    lamps = [_lamp(3.52, 0.66, (0.85, 0.85, 0.8)), _lamp(-3.5, 0.62, (0.6, 0.02, 0.02))]
+    parts = merged([*cab, *body, *rails, *frame, *plate, *lamps, *_wheels((-2.2, 2.3), 1.05, 0.46)])
+    return merged([_unit(parts), _UNDERSIDE])
 
 
 def _lamp(x: float, z: float, rgb: tuple[float, float, float]) -> Mesh:
