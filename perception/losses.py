@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import log_softmax, logsigmoid, pixel_unshuffle
 from torchvision.ops import generalized_box_iou_loss
 
 from perception.detector import DetectorOutput, at_cells
@@ -17,7 +17,7 @@ FOCAL_ALPHA, FOCAL_BETA = 2, 4
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the parts of the training loss. The defaults put both tasks' gradients on a par in the shared layers.
+    """Weights of the parts of the training loss; `docs/decisions/005*.md` says how the defaults were chosen.
 
     Args:
         heatmap, box, segment: see `LossParts`.
@@ -50,10 +50,10 @@ class LossParts:
 def detector_loss(
     output: DetectorOutput,
     targets: BoxTargets,
-    masks: UInt8[Tensor, "b h w"],
+    masks: UInt8[Tensor, "b y x"],
     class_weights: Float[Tensor, "s"],
 ) -> LossParts:
-    """All parts for one batch; `masks` are at the size of the segmentation logits."""
+    """All parts for one batch; `masks` are at the images' size."""
     return LossParts(
         heatmap=focal_loss(output.heatmaps, targets),
         box=box_loss(output.sizes, output.offsets, targets),
@@ -99,13 +99,37 @@ def box_loss(
 
 
 def segment_loss(
-    logits: Float[Tensor, "b s h w"], masks: UInt8[Tensor, "b h w"], class_weights: Float[Tensor, "s"]
+    logits: Float[Tensor, "b s h w"], masks: UInt8[Tensor, "b y x"], class_weights: Float[Tensor, "s"]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy, the mean over labelled pixels weighted by their class; zero when no pixel is labelled."""
-    wanted = masks.long()
-    total = cross_entropy(logits, wanted, class_weights, ignore_index=IGNORE, reduction="sum")
-    padded = torch.cat([class_weights, class_weights.new_zeros(IGNORE + 1 - len(class_weights))])
-    return total / padded[wanted].sum().clamp(min=1e-6)
+    """Cross-entropy plus `dice_loss`; zero when no pixel is labelled.
+
+    Masks may be finer than the logits by a whole factor: a cell is then judged by every pixel in it, so that what is
+    one pixel wide counts with its share of the cell. Cross-entropy is the mean over pixels weighted by their class.
+    """
+    wanted = pixel_unshuffle(masks[:, None], masks.shape[1] // logits.shape[2])
+    known = wanted != IGNORE
+    labels = torch.where(known, wanted, 0).long()
+    log_p = log_softmax(logits, dim=1)
+    weights = class_weights[labels] * known
+    entropy = -(log_p.gather(1, labels) * weights).sum() / weights.sum().clamp(min=1e-6)
+    return entropy + dice_loss(log_p.exp(), labels, known)
+
+
+def dice_loss(
+    probabilities: Float[Tensor, "b s h w"], labels: Int64[Tensor, "b p h w"], known: Bool[Tensor, "b p h w"]
+) -> Float[Tensor, ""]:
+    """One minus the Dice coefficient over the batch's pixels, the mean over the classes that are labelled in it.
+
+    As in Milletari et al. 2016, "V-Net", section 3, without squares in the denominator. It weighs a thin class's few
+    pixels as much as the road's many. Each cell holds p pixels that share its probabilities.
+    """
+    classes = probabilities.shape[1]
+    right = probabilities.gather(1, labels) * known
+    hits = right.new_zeros(classes).index_add(0, labels.flatten(), right.flatten())
+    labelled = torch.bincount(labels.flatten(), known.flatten().float(), minlength=classes)
+    predicted = (probabilities * known.sum(dim=1, keepdim=True)).sum(dim=(0, 2, 3))
+    error = 1 - 2 * hits / (labelled + predicted).clamp(min=1e-6)
+    return (error * (labelled > 0)).sum() / (labelled > 0).sum().clamp(min=1)
 
 
 def _corners(centre: Float[Tensor, "b n 2"], half: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n 4"]:

@@ -225,9 +225,7 @@ def _backward(
 ) -> dict[str, float]:
     """Leave the gradients of one batch in the model; returns its losses."""
     output = model(as_input(batch.images))
-    stride = batch.masks.shape[1] // output.segments.shape[2]
-    masks = batch.masks[:, stride // 2 :: stride, stride // 2 :: stride]
-    parts = detector_loss(output, box_targets(batch, STRIDE), masks, weights)
+    parts = detector_loss(output, box_targets(batch, STRIDE), batch.masks, weights)
     total = parts.total(config.loss)
     pull = proximal_term(model, reference, config.proximal_mu) if reference is not None else total.new_zeros(())
     values = {**_values(parts), "total": float(total.detach()), "proximal": float(pull.detach())}

@@ -325,3 +325,10 @@ def test_an_unknown_driver_is_refused() -> None:
     config = replace(HAMLET, driver="carla")
     with pytest.raises(DataError, match=r"TownConfig.driver is 'carla'.*kinematic, sumo"):
         plan_day(plan_town(config), config, 0, 2)
+
+
+def test_the_holdout_starts_although_somebody_else_would_start_there() -> None:
+    """In the village of seed 9 a driver of region 0 would start inside the vehicle of the holdout."""
+    config = TownConfig(seed=9, holdout_frames=4)
+    day = plan_holdout(plan_town(config), config)
+    assert np.ptp(day.actors[day.sensing[0]].track[:, 0]) > 300

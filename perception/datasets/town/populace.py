@@ -1,6 +1,6 @@
 """Who is in a region on a day, before anybody moves: parked and moving vehicles, cyclists, people on foot."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -51,6 +51,18 @@ class Populace:
     walker_looks: list[Look]
     strolls: list[tuple[Stroll, float]]
     stroll_looks: list[Look]
+
+    def making_room(self, guest: Driver) -> "Populace":
+        """The same people without the drivers who would start inside a guest."""
+        kept = np.flatnonzero(placed_apart(*_starts([guest, *self.drivers]))[1:]).tolist()
+        columns = {name: [getattr(self, name)[k] for k in kept] for name in ("drivers", "routes", "driver_looks")}
+        return replace(self, **columns)
+
+
+def _starts(drivers: list[Driver]) -> tuple[Float[ndarray, "n 3"], Float[ndarray, "n 2"]]:
+    """Where drivers start (x, y, yaw), and their lengths and widths."""
+    poses = np.array([driver.path.at(np.array([driver.start_m]))[0] for driver in drivers]).reshape(-1, 3)
+    return poses, np.array([driver.size_m for driver in drivers], float).reshape(-1, 2)
 
 
 def populate(layout: Layout, config: TownConfig, day: int, region: int, sensing: int, seconds: float) -> Populace:
@@ -123,9 +135,7 @@ def _drivers(
         drivers.append(driver)
         routes.append(route)
         looks.append(look)
-    poses = np.array([driver.path.at(np.array([driver.start_m]))[0] for driver in drivers]).reshape(-1, 3)
-    keep = placed_apart(poses, np.array([driver.size_m for driver in drivers], float).reshape(-1, 2))
-    chosen = np.flatnonzero(keep).tolist()
+    chosen = np.flatnonzero(placed_apart(*_starts(drivers))).tolist()
     return [drivers[k] for k in chosen], [routes[k] for k in chosen], [looks[k] for k in chosen]
 
 

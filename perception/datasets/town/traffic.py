@@ -128,7 +128,8 @@ def plan_holdout(layout: Layout, config: TownConfig) -> Day:
     tourist = Driver(path, _START_M, float(rng.uniform(7.5, 9.5)), (float(look[1][0]), float(look[1][1])), region=-1)
     longest_s = path.length_m / _SLOWEST_TOUR_MPS
     tour = Populace(-1, [], [], [tourist], [route], [look], [], [], [], [])
-    there = [tour, *(populate(layout, config, HOLDOUT_DAY, region, 0, longest_s) for region in toured(layout))]
+    crowds = (populate(layout, config, HOLDOUT_DAY, region, 0, longest_s) for region in toured(layout))
+    there = [tour, *(crowd.making_room(tourist) for crowd in crowds)]
     goal_m, seed = path.length_m - 12.0, [config.seed, 18, HOLDOUT_DAY]
     drivers, walkers = moved(layout, config, there, longest_s, seed, goal_m, SEEN_M)
     times = _spread(drivers[0][0], config.holdout_frames)
