@@ -55,8 +55,8 @@ class Populace:
     def making_room(self, guest: Driver) -> "Populace":
         """The same people without the drivers who would start inside a guest."""
         kept = np.flatnonzero(placed_apart(*_starts([guest, *self.drivers]))[1:]).tolist()
-        columns = {name: [getattr(self, name)[k] for k in kept] for name in ("drivers", "routes", "driver_looks")}
-        return replace(self, **columns)
+        drivers, routes = [self.drivers[k] for k in kept], [self.routes[k] for k in kept]
+        return replace(self, drivers=drivers, routes=routes, driver_looks=[self.driver_looks[k] for k in kept])
 
 
 def _starts(drivers: list[Driver]) -> tuple[Float[ndarray, "n 3"], Float[ndarray, "n 2"]]:
