@@ -30,9 +30,7 @@ class LidarConfig:
 
     def __post_init__(self) -> None:
         if min(self.beams, self.azimuths) < 1 or not (self.range_m > 0 and self.noise_m >= 0 <= self.dropout <= 1):
-            raise DataError(
-                f"a LiDAR needs beams, azimuths and a range, noise >= 0, dropout in 0..1; got {self}"
-            )
+            raise DataError(f"a LiDAR needs beams, azimuths and a range, noise >= 0, dropout in 0..1; got {self}")
         if not -90 < self.lowest_deg <= self.highest_deg < 90:
             raise DataError(f"a LiDAR's lowest_deg and highest_deg lie in order between -90 and 90; got {self}")
 
