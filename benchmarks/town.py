@@ -263,7 +263,7 @@ def main() -> None:
         harness.print_table("FastestDet: vehicles over 25 px found at IoU 0.5", table)
     else:
         harness.console.print("CONVOY_DATA is not set: town.fastestdet_vehicle_recall is left out")
-    claims += sfm_claims((0,), 20, 2) if arguments.quick else sfm_claims((0, 1, 2), 40, 1)
+    claims += sfm_claims((0,), 16, 2) if arguments.quick else sfm_claims((0, 1, 2), 40, 1)
     claims += cost_claims(every=6 if arguments.quick else 1)
     harness.print_table("Claims", [asdict(claim) for claim in claims])
     harness.print_claims(claims)
