@@ -1,0 +1,84 @@
+"""Scores of a scene on views that it was not fitted to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from recon.gaussians import Gaussians
+from recon.metrics import DepthMetrics, ImageMetrics, depth_metrics, lpips
+from recon.objective import render_view
+from recon.render import Backend
+from recon.ssim import ssim
+from recon.views import View
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """How one view came out.
+
+    Args:
+        source: of the view.
+        image: over the pixels that count: PSNR over these alone; for SSIM and LPIPS the others are the photo's.
+        depth: where the view knows depth, else None.
+    """
+
+    source: str
+    image: ImageMetrics
+    depth: DepthMetrics | None
+
+    def row(self) -> dict[str, float | str]:
+        """For a table or a file; what is not known is left out."""
+        values = {name: value for name, value in asdict(self.image).items() if value is not None}
+        depth = {f"depth_{name}": value for name, value in asdict(self.depth).items()} if self.depth else {}
+        return {"view": self.source, **values, **depth}
+
+
+def score_view(
+    gaussians: Gaussians, view: View, lpips_weights: Path | None = None, backend: Backend = "auto"
+) -> tuple[ViewScore, Float[Tensor, "h w 3"]]:
+    """The score of one view, and its image in 0..1.
+
+    Raises:
+        ValueError: no pixel of the view counts; and as `recon.metrics.lpips`.
+    """
+    with torch.no_grad():
+        drawn, _ = render_view(gaussians, view, mode="RGB+ED" if view.depth_m is not None else "RGB", backend=backend)
+    photo, image = view.image.to(drawn) / 255, drawn[..., :3].clamp(0, 1)
+    if view.counted is not None:
+        if not view.counted.any():
+            raise ValueError(f"{view.source}: no pixel counts, so there is nothing to score")
+        image = torch.where(view.counted[..., None], image, photo)
+    counted_share = 1.0 if view.counted is None else float(view.counted.float().mean())
+    error = float((image.double() - photo.double()).square().mean()) / counted_share
+    perceived = None if lpips_weights is None else lpips(image, photo, lpips_weights)
+    metrics = ImageMetrics(math.inf if error == 0 else -10 * math.log10(error), float(ssim(image, photo)), perceived)
+    depth = None if view.depth_m is None else depth_metrics(drawn[..., 3], view.depth_m.to(drawn), view.counted)
+    return ViewScore(view.source, metrics, depth), image
+
+
+def score(gaussians: Gaussians, views: Sequence[View], lpips_weights: Path | None = None) -> list[ViewScore]:
+    """The scores of all views, in order.
+
+    Raises:
+        ValueError: as `score_view`.
+    """
+    return [score_view(gaussians, view, lpips_weights)[0] for view in views]
+
+
+def mean_scores(scores: Sequence[ViewScore]) -> dict[str, float]:
+    """Means over views of what all of them have; PSNR is averaged in dB, as papers do.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not scores:
+        raise ValueError("no views were scored; hold some out")
+    rows = [score.row() for score in scores]
+    names = [name for name in rows[0] if name != "view" and all(name in row for row in rows)]
+    return {name: fmean(float(row[name]) for row in rows) for name in names}

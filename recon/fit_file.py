@@ -1,0 +1,85 @@
+"""A fit that was broken off, as a file: whoever goes on from it ends with the same bits."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Final
+
+import torch
+
+from recon.densify import DensifyState
+from recon.fit import FitConfig, FitState
+
+VERSION: Final = 1
+
+
+def save_fit(path: Path, state: FitState, config: FitConfig, data: str) -> None:
+    """Write the state; the file is there in full or not at all.
+
+    Args:
+        path: of the file.
+        state: between two steps.
+        config: of the fit.
+        data: what it is fitted to, in words; must be the same for whoever goes on.
+
+    Raises:
+        OSError: the folder is missing or not writable, or the disk is full.
+    """
+    content = {
+        "version": VERSION,
+        "config": asdict(config),
+        "data": data,
+        "step": state.step,
+        "scale_m": state.scale_m,
+        "start_count": state.start_count,
+        "names": [group["name"] for group in state.optimizer.param_groups],
+        "parameters": [group["params"][0].detach() for group in state.optimizer.param_groups],
+        "optimizer": state.optimizer.state_dict(),
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            torch.save(content, file)
+        os.replace(part, path)
+    except RuntimeError as error:  # how torch reports a full disk
+        raise OSError(f"{path}: cannot be written ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_fit(path: Path, config: FitConfig, data: str) -> FitState:
+    """Read what `save_fit` wrote.
+
+    Raises:
+        ValueError: the file cannot be read, or was written with other settings or for other data; the message names
+            the first that differs.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+        _check_same(path, content, config, data)
+        return _restored(content, config)
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{path}: not a readable fit ({error}); start afresh without --resume") from error
+
+
+def _check_same(path: Path, content: dict[str, Any], config: FitConfig, data: str) -> None:
+    written = {"version": content["version"], "data": content["data"], **content["config"]}
+    for name, value in {"version": VERSION, "data": data, **asdict(config)}.items():
+        if written.get(name) != value:
+            raise ValueError(
+                f"{path}: was fitted with {name} {written.get(name)!r}, now it is {value!r}; give the same, or start "
+                "afresh without --resume"
+            )
+
+
+def _restored(content: dict[str, Any], config: FitConfig) -> FitState:
+    groups = [
+        {"name": name, "params": [torch.nn.Parameter(values)]}
+        for name, values in zip(content["names"], content["parameters"], strict=True)
+    ]
+    optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+    optimizer.load_state_dict(content["optimizer"])
+    count = content["start_count"]
+    draws = DensifyState.start(config.densify_config(count), config.seed)
+    return FitState(optimizer, content["step"], content["scale_m"], count, draws)

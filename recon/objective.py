@@ -1,0 +1,115 @@
+"""What a fit minimises, one view at a time."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from recon.gaussians import Gaussians
+from recon.render import Backend, rasterize
+from recon.ssim import photometric_loss
+from recon.views import View
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    Args:
+        dssim: λ of (1 - λ) L1 + λ (1 - SSIM), 0..1.
+        depth: of `disparity_loss`, where a view knows depth.
+        opacity, scale: of the mean opacity, and the mean scale over `scale_m` (Kheradmand et al. 2024, section 3.4).
+
+    Raises:
+        ValueError: a weight is negative or not finite, or dssim is above 1.
+    """
+
+    dssim: float = 0.2
+    depth: float = 0.0
+    opacity: float = 0.0
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"LossWeights.{name} must be finite and not negative, got {value}")
+        if self.dssim > 1:
+            raise ValueError(f"LossWeights.dssim lies in 0..1, got {self.dssim}")
+
+
+def render_view(
+    gaussians: Gaussians,
+    view: View,
+    *,
+    degree: int | None = None,
+    mode: Literal["RGB", "RGB+ED"] = "RGB",
+    backend: Backend = "auto",
+) -> tuple[Float[Tensor, "h w d"], Float[Tensor, "h w"]]:
+    """Image (with expected depth last, if asked for) and alpha of Gaussians in a view's camera, black behind them.
+
+    Args:
+        gaussians: the scene.
+        view: of which only camera and size matter.
+        degree: of the spherical harmonics to use; all by default.
+        mode, backend: see `rasterize`.
+    """
+    height, width = view.size_px
+    image, alpha, _ = rasterize(
+        *(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh),
+        view.viewmat[None].to(gaussians.means),
+        view.intrinsics[None].to(gaussians.means),
+        width,
+        height,
+        sh_degree=gaussians.degree if degree is None else degree,
+        render_mode=mode,
+        backend=backend,
+    )
+    return image[0], alpha[0, ..., 0]
+
+
+def disparity_loss(
+    found_m: Float[Tensor, "h w"],
+    known_m: Float[Tensor, "h w"],
+    counted: Bool[Tensor, "h w"] | None,
+    scale_m: float,
+) -> Float[Tensor, ""]:
+    """Mean of |1/found - 1/known| · scale over the pixels where depth is known and something was drawn, else 0."""
+    known = (known_m > 0) & torch.isfinite(known_m) & (found_m.detach() > 1e-3)
+    known = known if counted is None else known & counted
+    if not known.any():
+        return found_m.sum() * 0
+    return scale_m * (1 / found_m[known] - 1 / known_m[known].to(found_m)).abs().mean()
+
+
+def view_loss(
+    gaussians: Gaussians,
+    view: View,
+    weights: LossWeights,
+    scale_m: float,
+    *,
+    degree: int | None = None,
+    backend: Backend = "auto",
+) -> Float[Tensor, ""]:
+    """The loss of one view; pixels that do not count pass no gradient.
+
+    Args:
+        gaussians, view: to compare.
+        weights: of the terms.
+        scale_m: typical distance from a camera to what it sees; makes depth and size terms free of units.
+        degree, backend: see `render_view`.
+    """
+    known_m = view.depth_m if weights.depth else None
+    mode: Literal["RGB", "RGB+ED"] = "RGB" if known_m is None else "RGB+ED"
+    drawn, _ = render_view(gaussians, view, degree=degree, mode=mode, backend=backend)
+    photo = view.image.to(drawn) / 255
+    loss = photometric_loss(drawn[..., :3], photo, weights.dssim, mask=view.counted)
+    if known_m is not None:
+        loss = loss + weights.depth * disparity_loss(drawn[..., 3], known_m, view.counted, scale_m)
+    if weights.opacity:
+        loss = loss + weights.opacity * gaussians.opacities.mean()
+    if weights.scale:
+        loss = loss + weights.scale * gaussians.scales.mean() / scale_m
+    return loss

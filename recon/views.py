@@ -1,0 +1,187 @@
+"""Posed images to fit Gaussians to and to judge them by, read from frames when they are needed."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from geometry import Camera, Frame
+
+Ignore = Callable[[Frame], Bool[ndarray, "h w"] | None]
+"""Which pixels of a frame are to be left out, say of people and vehicles; None for none."""
+
+FARTHEST_M = 1e5  # from the origin: beyond it float32 rounds to centimetres
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image with its camera.
+
+    Args:
+        image: RGB.
+        viewmat: camera from world, metres, OpenCV axes.
+        intrinsics: in pixels.
+        counted: pixels that the fit and the scores see; None for all.
+        depth_m: along the camera's z; 0 where unknown, infinity where nothing was hit. None if there is none.
+        source: where it came from, for messages.
+    """
+
+    image: UInt8[Tensor, "h w 3"]
+    viewmat: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "3 3"]
+    counted: Bool[Tensor, "h w"] | None
+    depth_m: Float[Tensor, "h w"] | None
+    source: str
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        parts = (self.image, self.counted, self.depth_m)
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+class Views(Sequence[View]):
+    """The views of frames, read on access; those used last are kept.
+
+    Args:
+        frames: with images and poses in one world.
+        ignore: which pixels of a frame do not count.
+        longest_side_px: larger images are made smaller to this; 0 keeps their size.
+        with_depth: read depth too: the frame's own, else that of its LiDAR points.
+        cache_bytes: of images that are kept in memory.
+
+    Raises:
+        ValueError: there are no frames; on access, a frame without an image, NaN or negative depth, or a camera more
+            than 100 km from the origin. The message names the frame's source.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        *,
+        ignore: Ignore | None = None,
+        longest_side_px: int = 0,
+        with_depth: bool = False,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        if not len(frames):
+            raise ValueError("a fit needs at least one frame with an image; got none")
+        self.frames, self.ignore, self.with_depth = frames, ignore, with_depth
+        self.longest_side_px, self.cache_bytes = longest_side_px, cache_bytes
+        self._kept: OrderedDict[int, View] = OrderedDict()
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> View:  # type: ignore[override]
+        index = range(len(self))[index]
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        view = self._read(index)
+        self._kept[index] = view
+        self._kept_bytes += view.nbytes
+        while self._kept_bytes > self.cache_bytes and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return view
+
+    def _read(self, index: int) -> View:
+        frame = self.frames[index]
+        ignored = None if self.ignore is None else self.ignore(frame)
+        view = view_of(frame, ignored=ignored, with_depth=self.with_depth)
+        return shrunk(view, self.longest_side_px) if self.longest_side_px else view
+
+
+def view_of(frame: Frame, *, ignored: Bool[ndarray, "h w"] | None = None, with_depth: bool = False) -> View:
+    """A frame as torch tensors.
+
+    Args:
+        frame: has an image.
+        ignored: pixels that do not count.
+        with_depth: take its depth along, or that of its LiDAR points.
+
+    Raises:
+        ValueError: no image, NaN or negative depth, or a camera too far from the origin.
+    """
+    name = frame.source or f"frame at {frame.timestamp_s} s"
+    if frame.image is None:
+        raise ValueError(f"{name}: has no image, and a fit needs one; leave the frame out")
+    viewmat, intrinsics = camera_tensors(frame.camera, name)
+    return View(
+        image=torch.from_numpy(np.array(frame.image)),
+        viewmat=viewmat,
+        intrinsics=intrinsics,
+        counted=None if ignored is None or not ignored.any() else torch.from_numpy(~ignored),
+        depth_m=_depth_of(frame, name) if with_depth else None,
+        source=name,
+    )
+
+
+def camera_tensors(camera: Camera, name: str = "camera") -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
+    """Camera from world and intrinsics, float32, as `rasterize` takes them.
+
+    Raises:
+        ValueError: the camera is too far from the origin for float32.
+    """
+    away_m = np.abs(camera.world_from_cam.translation_m).max()
+    if away_m > FARTHEST_M:
+        raise ValueError(
+            f"{name}: the camera lies {away_m:.0f} m from the origin, beyond the "
+            f"{FARTHEST_M:.0f} m that float32 resolves to a centimetre; subtract a common offset from all poses"
+        )
+    viewmat = torch.tensor(camera.world_from_cam.inverse().matrix).float()
+    return viewmat, torch.tensor(camera.intrinsics).float()
+
+
+def shrunk(view: View, longest_side_px: int) -> View:
+    """The view with its longer side at most so many pixels; pixels are averaged, depth is picked."""
+    height, width = view.size_px
+    factor = longest_side_px / max(height, width)
+    if factor >= 1:
+        return view
+    size = (max(round(height * factor), 1), max(round(width * factor), 1))
+    planes = view.image.permute(2, 0, 1)[None].float()
+    image = interpolate(planes, size, mode="area")[0].permute(1, 2, 0).round().to(torch.uint8).contiguous()
+    intrinsics = view.intrinsics.clone()
+    intrinsics[0] *= size[1] / width
+    intrinsics[1] *= size[0] / height
+    counted = None if view.counted is None else _shrink(view.counted.float(), size, "area") > 0.999
+    depth_m = None if view.depth_m is None else _shrink(view.depth_m, size, "nearest-exact")
+    return View(image, view.viewmat, intrinsics, counted, depth_m, view.source)
+
+
+def _shrink(plane: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    return interpolate(plane[None, None], size, mode=mode)[0, 0]
+
+
+def _depth_of(frame: Frame, name: str) -> Tensor | None:
+    """Depth [h, w], 0 where unknown."""
+    if frame.depth_m is not None:
+        if np.isnan(frame.depth_m).any() or (frame.depth_m < 0).any():
+            raise ValueError(f"{name}: depth_m holds NaN or negative values; write 0 for unknown, infinity for nothing")
+        return torch.from_numpy(np.array(frame.depth_m))
+    return None if frame.points_lidar is None else torch.from_numpy(lidar_depth(frame))
+
+
+def lidar_depth(frame: Frame) -> Float[ndarray, "h w"]:
+    """Depth of a frame's LiDAR points in its image, float32, 0 where none falls; the nearest of several."""
+    camera = frame.camera
+    uv, z = camera.project(frame.points_world())
+    columns, rows = np.floor(uv).astype(np.int64).T
+    seen = (z > 0.1) & (columns >= 0) & (columns < camera.width_px) & (rows >= 0) & (rows < camera.height_px)
+    depth_m = np.full((camera.height_px, camera.width_px), np.inf, np.float32)
+    np.minimum.at(depth_m, (rows[seen], columns[seen]), z[seen].astype(np.float32))
+    depth_m[np.isinf(depth_m)] = 0
+    return depth_m
