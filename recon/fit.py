@@ -52,7 +52,7 @@ class FitConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     means_lr: float = 2e-3
     quats_lr: float = 1e-3
-    log_scales_lr: float = 5e-3
+    log_scales_lr: float = 1e-2
     logit_opacities_lr: float = 5e-2
     sh_lr: float = 1e-2
     last_lr: float = 0.1
@@ -70,6 +70,11 @@ class FitConfig:
                 raise ValueError(f"FitConfig.{name} must be finite and not negative, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"FitConfig.seed must not be negative, got {self.seed}")
+
+    @property
+    def start_points(self) -> int:
+        """Initial points to ask for: most of the cap, since what starts in place need not be found."""
+        return max(round(0.9 * self.cap), 1)
 
     def densify_config(self, start_count: int) -> DensifyConfig:
         """Changes from 5 % to 80 % of the steps, the cap reached half way from `start_count` on."""

@@ -1,5 +1,6 @@
 """Coloured points from which a fit starts: LiDAR, depth, known points, structure from motion, or chance."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
 from geometry import Frame
+from recon.gaussians import Gaussians
 from recon.photos import Cloud, Mask, Photos, camera_spread, hits, joined, name_of, some_of, uncovered
 from recon.sfm import triangulate
 
@@ -37,6 +39,11 @@ class InitialPoints:
 
     def __len__(self) -> int:
         return len(self.xyz_world)
+
+    def gaussians(self, size: float = 0.5, opacity: float = 0.5) -> Gaussians:
+        """Balls at the points; `size` is their deviation over the distance to neighbours. Larger ones start blurred."""
+        balls = Gaussians.from_points(self.xyz_world, self.rgb, opacity=opacity)
+        return replace(balls, log_scales=balls.log_scales + math.log(size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from geometry import Camera, Frame
 
@@ -57,7 +56,6 @@ class Views(Sequence[View]):
     Args:
         frames: with images and poses in one world.
         ignore: which pixels of a frame do not count.
-        longest_side_px: larger images are made smaller to this; 0 keeps their size.
         with_depth: read depth too: the frame's own, else that of its LiDAR points.
         cache_bytes: of images that are kept in memory.
 
@@ -71,14 +69,13 @@ class Views(Sequence[View]):
         frames: Sequence[Frame],
         *,
         ignore: Ignore | None = None,
-        longest_side_px: int = 0,
         with_depth: bool = False,
         cache_bytes: int = 1 << 30,
     ) -> None:
         if not len(frames):
             raise ValueError("a fit needs at least one frame with an image; got none")
         self.frames, self.ignore, self.with_depth = frames, ignore, with_depth
-        self.longest_side_px, self.cache_bytes = longest_side_px, cache_bytes
+        self.cache_bytes = cache_bytes
         self._kept: OrderedDict[int, View] = OrderedDict()
         self._kept_bytes = 0
 
@@ -100,8 +97,7 @@ class Views(Sequence[View]):
     def _read(self, index: int) -> View:
         frame = self.frames[index]
         ignored = None if self.ignore is None else self.ignore(frame)
-        view = view_of(frame, ignored=ignored, with_depth=self.with_depth)
-        return shrunk(view, self.longest_side_px) if self.longest_side_px else view
+        return view_of(frame, ignored=ignored, with_depth=self.with_depth)
 
 
 def view_of(frame: Frame, *, ignored: Bool[ndarray, "h w"] | None = None, with_depth: bool = False) -> View:
@@ -143,27 +139,6 @@ def camera_tensors(camera: Camera, name: str = "camera") -> tuple[Float[Tensor, 
         )
     viewmat = torch.tensor(camera.world_from_cam.inverse().matrix).float()
     return viewmat, torch.tensor(camera.intrinsics).float()
-
-
-def shrunk(view: View, longest_side_px: int) -> View:
-    """The view with its longer side at most so many pixels; pixels are averaged, depth is picked."""
-    height, width = view.size_px
-    factor = longest_side_px / max(height, width)
-    if factor >= 1:
-        return view
-    size = (max(round(height * factor), 1), max(round(width * factor), 1))
-    planes = view.image.permute(2, 0, 1)[None].float()
-    image = interpolate(planes, size, mode="area")[0].permute(1, 2, 0).round().to(torch.uint8).contiguous()
-    intrinsics = view.intrinsics.clone()
-    intrinsics[0] *= size[1] / width
-    intrinsics[1] *= size[0] / height
-    counted = None if view.counted is None else _shrink(view.counted.float(), size, "area") > 0.999
-    depth_m = None if view.depth_m is None else _shrink(view.depth_m, size, "nearest-exact")
-    return View(image, view.viewmat, intrinsics, counted, depth_m, view.source)
-
-
-def _shrink(plane: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    return interpolate(plane[None, None], size, mode=mode)[0, 0]
 
 
 def _depth_of(frame: Frame, name: str) -> Tensor | None:

@@ -1,0 +1,104 @@
+"""From a data set to what a scene is fitted to and judged by: which frames, which pixels, which points."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy import ndarray
+
+from geometry import Frame
+from perception.datasets.base import DataError, FrameSubset
+from perception.datasets.folder import open_dataset
+from perception.resize import KeptFrames
+from perception.transients import transient_pixels
+from recon.views import Views
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a data set are used, and how.
+
+    Args:
+        first: number of the first frame.
+        frames: at most so many; 0 takes all.
+        apart_m: frames nearer than this to the one before are left out: a vehicle that waits sees nothing new.
+        holdout: every so many frames one is kept for judging; 0 keeps none.
+        longest_side_px: larger images are made smaller; 0 keeps their size.
+        keep_moving: learn vehicles and people too.
+    """
+
+    first: int = 0
+    frames: int = 0
+    apart_m: float = 0.0
+    holdout: int = 8
+    longest_side_px: int = 0
+    keep_moving: bool = False
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Frames to learn from and to judge by.
+
+    Args:
+        name: of the data set.
+        train, test: frames with images; test may be empty.
+        known: points and colours that came with the data, or None.
+        selection: what was asked for.
+    """
+
+    name: str
+    train: Sequence[Frame]
+    test: Sequence[Frame]
+    known: tuple[ndarray, ndarray] | None
+    selection: Selection
+
+    @property
+    def ignore(self) -> Callable[[Frame], ndarray | None] | None:
+        """Pixels that do not count."""
+        return None if self.selection.keep_moving else transient_pixels
+
+    def views(self, frames: Sequence[Frame], *, with_depth: bool = False, cache_bytes: int = 1 << 30) -> Views:
+        """Frames as views."""
+        return Views(frames, ignore=self.ignore, with_depth=with_depth, cache_bytes=cache_bytes)
+
+    def describe(self) -> str:
+        """In words, the same for the same data."""
+        return f"{self.name}: {len(self.train)} + {len(self.test)} frames, {self.selection}"
+
+
+def open_scene(path: str, selection: Selection, cache_bytes: int = 1 << 29) -> SceneData:
+    """The frames of a data set that a selection picks; `cache_bytes` of them are kept in memory.
+
+    Raises:
+        DataError: no such data, no poses, or no frames left.
+    """
+    dataset = open_dataset(path)
+    if not getattr(dataset, "posed", True):
+        raise DataError(f"{path}: its frames have no poses in one world; a scene needs them (COLMAP finds them)")
+    frames = KeptFrames(cast(Sequence[Frame], dataset), selection.longest_side_px, cache_bytes)
+    chosen = _spaced(frames, selection)
+    if not chosen:
+        raise DataError(f"{path}: no frames from number {selection.first} on; it has {len(dataset)}")
+    held_out = set(chosen[selection.holdout // 2 :: selection.holdout]) if selection.holdout else set[int]()
+    train = FrameSubset(frames, [index for index in chosen if index not in held_out])
+    if not len(train):
+        raise DataError(f"{path}: all {len(chosen)} frames are held out; choose a larger holdout, or 0 for none")
+    points, rgb = getattr(dataset, "points_world", None), getattr(dataset, "point_rgb", None)
+    known = None if points is None or rgb is None or not len(points) else (np.asarray(points), np.asarray(rgb))
+    return SceneData(dataset.name, train, FrameSubset(frames, sorted(held_out)), known, selection)
+
+
+def _spaced(frames: Sequence[Frame], selection: Selection) -> list[int]:
+    """The first frames that have an image and lie far enough from the one before."""
+    chosen: list[int] = []
+    last_m = np.full(3, np.inf)
+    for index in range(selection.first, len(frames)):
+        if selection.frames and len(chosen) == selection.frames:
+            break
+        frame = frames[index]
+        centre_m = frame.camera.world_from_cam.translation_m
+        if frame.image is not None and not np.linalg.norm(centre_m - last_m) < selection.apart_m:
+            chosen.append(index)
+            last_m = centre_m
+    return chosen
