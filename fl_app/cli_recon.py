@@ -1,0 +1,166 @@
+"""`convoy recon`: scenes of 3D Gaussians from posed images: fit, judge, render, view."""
+
+import csv
+import resource
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from PIL import Image
+
+from fl_app.cli_recon_show import SceneArgument, read_scene, render, scene_errors_as_exit, view
+from fl_app.console import console
+from fl_app.scene_data import SceneData, Selection, open_scene
+from fl_app.scene_fit import judge, open_state, run, saver
+from perception.datasets.base import DataError
+from recon.evaluate import ViewScore, mean_scores
+from recon.fit import FitConfig
+from recon.gaussians import Gaussians
+from recon.initial import SOURCES
+from recon.memory import plan_memory, ply_bytes
+from recon.objective import LossWeights
+from recon.ply import write_ply
+from recon.spz import write_spz
+
+recon_app = typer.Typer(help="Streets as 3D Gaussians: fit, judge, render, view.", no_args_is_help=True)
+recon_app.command()(render)
+recon_app.command()(view)
+
+WRITERS = {".ply": write_ply, ".spz": write_spz}
+DataArgument = Annotated[str, typer.Argument(help="Data folder with poses, or town:PRESET for generated data.")]
+First = Annotated[int, typer.Option("--first", min=0, help="Number of the first frame.")]
+Frames = Annotated[int, typer.Option("--frames", min=0, help="At most so many frames; 0 takes all.")]
+Apart = Annotated[float, typer.Option("--apart", min=0, help="Least metres between frames, for vehicles that wait.")]
+Holdout = Annotated[int, typer.Option("--holdout", min=0, help="Hold every so many frames back for judging; 0 none.")]
+Side = Annotated[int, typer.Option("--longest-side", min=0, help="Make larger images smaller, px; 0 does not.")]
+KeepMoving = Annotated[bool, typer.Option("--keep-moving", help="Learn vehicles and people too (labels are needed).")]
+Lpips = Annotated[Path | None, typer.Option("--lpips-weights", help="torchvision's AlexNet weights, for LPIPS.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
+
+
+@recon_app.command("fit")
+def fit_command(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Scene to write: FILE.ply, or FILE.spz (smaller).")],
+    steps: Annotated[int, typer.Option(min=1, help="Images to look at, one a step.")] = 3000,
+    cap: Annotated[int, typer.Option(help="The most Gaussians.")] = 50_000,
+    degree: Annotated[int, typer.Option(min=0, max=3, help="Of the spherical harmonics.")] = 0,
+    points: Annotated[str, typer.Option(help=f"Where to start: {', '.join(SOURCES)}.")] = "auto",
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time and keep what there is.")] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Lower the cap so that the .ply is at most this large.")] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="Memory for the fit, beside the program itself.")] = None,
+    depth_weight: Annotated[float, typer.Option(min=0, help="Of depth, where frames have depth or LiDAR.")] = 0.0,
+    first: First = 0,
+    frames: Frames = 0,
+    apart: Apart = 0.0,
+    holdout: Holdout = 8,
+    longest_side: Side = 640,
+    keep_moving: KeepMoving = False,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    threads: Threads = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was broken off.")] = False,
+    lpips_weights: Lpips = None,
+) -> None:
+    """Fit Gaussians to posed images and judge them on frames that were held back."""
+    with scene_errors_as_exit():
+        if out.suffix not in WRITERS:
+            raise DataError(f"{out}: want a name that ends in {' or '.join(WRITERS)}")
+        if not out.parent.is_dir():
+            raise DataError(f"{out}: there is no folder {out.parent}; make it first")
+        torch.set_num_threads(threads or torch.get_num_threads())
+        selection = Selection(first, frames, apart, holdout, longest_side, keep_moving)
+        weights = LossWeights(depth=depth_weight)
+        config, cache_bytes = _budgets(FitConfig(steps, cap, degree, seed, weights), max_mb, memory_mb)
+        scene = open_scene(data, selection, cache_bytes // 2)
+        views = scene.views(scene.train, with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
+        path = out.with_name(out.name + ".fit")
+        state = open_state(path, resume, scene, views, config, points)
+        save = saver(path, state, config, scene, points)
+        stop = run(state, config, views, seconds=seconds, save=save)
+        gaussians = state.gaussians.detach()
+        if stop == "interrupt":
+            save()
+            console.print(f"interrupted at step {state.step} of {steps}; --resume goes on from {path}")
+            raise typer.Exit(130)
+        WRITERS[out.suffix](out, gaussians)
+        if stop == "time":
+            save()
+            console.print(f"time is up at step {state.step} of {steps}; --resume goes on from {path}")
+        else:
+            path.unlink(missing_ok=True)
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        size_mb = out.stat().st_size / 1e6
+        console.print(f"{out}: {len(gaussians)} Gaussians, {size_mb:.1f} MB; peak memory of all {peak_mb:.0f} MB")
+        _report(gaussians, scene, out, lpips_weights)
+
+
+@recon_app.command("eval")
+def eval_command(
+    scene_file: SceneArgument,
+    data: DataArgument,
+    first: First = 0,
+    frames: Frames = 0,
+    apart: Apart = 0.0,
+    holdout: Holdout = 8,
+    longest_side: Side = 640,
+    keep_moving: KeepMoving = False,
+    every: Annotated[bool, typer.Option("--all", help="Judge on all frames, not on those held back alone.")] = False,
+    threads: Threads = 0,
+    lpips_weights: Lpips = None,
+) -> None:
+    """Judge a scene on the frames that `fit` with the same options held back."""
+    with scene_errors_as_exit():
+        torch.set_num_threads(threads or torch.get_num_threads())
+        gaussians = read_scene(scene_file)
+        selection = Selection(first, frames, apart, holdout, longest_side, keep_moving)
+        scene = open_scene(data, selection)
+        _report(gaussians, scene, scene_file, lpips_weights, every)
+
+
+def _budgets(config: FitConfig, max_mb: float | None, memory_mb: float | None) -> tuple[FitConfig, int]:
+    """The config with its cap lowered to what the budgets allow, and the bytes for images."""
+    cap, image_bytes = config.cap, 1 << 30
+    if max_mb is not None:
+        cap = min(cap, int(max_mb * 1e6) // ply_bytes(config.degree))
+        if cap < 1:
+            raise DataError(f"--max-mb {max_mb}: holds no Gaussian ({ply_bytes(config.degree)} bytes each); give more")
+    if memory_mb is not None:
+        plan = plan_memory(round(memory_mb * 1e6), cap, config.degree)
+        cap, image_bytes = plan.cap, plan.image_bytes
+    if cap < config.cap:
+        console.print(f"the budget lowers the cap from {config.cap} to {cap} Gaussians")
+    options: dict[str, Any] = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    return FitConfig(**{**options, "cap": cap}), image_bytes
+
+
+def _report(gaussians: Gaussians, scene: SceneData, out: Path, lpips_weights: Path | None, every: bool = False) -> None:
+    """Scores to the terminal and a file, a few views side by side to a picture."""
+    frames = [*scene.train, *scene.test] if every else scene.test
+    if not len(frames):
+        console.print("no frames were held back (--holdout), so there are no scores")
+        return
+    scores, sheet = judge(gaussians, scene.views(frames, with_depth=True), lpips_weights)
+    console.print(f"{len(scores)} views that were {'looked at' if every else 'held back'}: {_words(scores)}")
+    table, picture = out.with_suffix(".scores.csv"), out.with_suffix(".views.png")
+    _write_csv(table, scores)
+    Image.fromarray(sheet).save(picture)
+    console.print(f"{table}: one line a view; {picture}: photo, rendered, four times the difference")
+
+
+def _words(scores: list[ViewScore]) -> str:
+    means = mean_scores(scores)
+    parts = [f"PSNR {means['psnr_db']:.2f} dB", f"SSIM {means['ssim']:.3f}"]
+    parts.append(f"LPIPS {means['lpips']:.3f}" if "lpips" in means else "LPIPS not computed (no weights given)")
+    if "depth_abs_rel" in means:
+        parts.append(f"depth off by {means['depth_abs_rel']:.1%}")
+    return ", ".join(parts)
+
+
+def _write_csv(path: Path, scores: list[ViewScore]) -> None:
+    rows = [score.row() for score in scores]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
