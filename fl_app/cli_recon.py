@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from PIL import Image
+from torch import Tensor
 
 from fl_app.cli_recon_show import SceneArgument, read_scene, render, scene_errors_as_exit, view
 from fl_app.console import console
-from fl_app.scene_data import SceneData, Selection, open_scene
+from fl_app.scene_data import Selection, open_scene
 from fl_app.scene_fit import judge, open_state, run, saver
 from perception.datasets.base import DataError
-from recon.evaluate import ViewScore, mean_scores
+from recon.evaluate import ViewScore, gains_between, mean_scores
 from recon.fit import FitConfig
 from recon.gaussians import Gaussians
 from recon.initial import SOURCES
@@ -22,6 +23,7 @@ from recon.memory import plan_memory, ply_bytes
 from recon.objective import LossWeights
 from recon.ply import write_ply
 from recon.spz import write_spz
+from recon.views import Views
 
 recon_app = typer.Typer(help="Streets as 3D Gaussians: fit, judge, render, view.", no_args_is_help=True)
 recon_app.command()(render)
@@ -50,7 +52,7 @@ def fit_command(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time and keep what there is.")] = None,
     max_mb: Annotated[float | None, typer.Option(help="Lower the cap so that the .ply is at most this large.")] = None,
     memory_mb: Annotated[float | None, typer.Option(help="Memory for the fit, beside the program itself.")] = None,
-    depth_weight: Annotated[float, typer.Option(min=0, help="Of depth, where frames have depth or LiDAR.")] = 0.0,
+    depth_weight: Annotated[float, typer.Option(min=0, help="Of depth, where frames know it.")] = LossWeights.depth,
     first: First = 0,
     frames: Frames = 0,
     apart: Apart = 0.0,
@@ -73,7 +75,7 @@ def fit_command(
         weights = LossWeights(depth=depth_weight)
         config, cache_bytes = _budgets(FitConfig(steps, cap, degree, seed, weights), max_mb, memory_mb)
         scene = open_scene(data, selection, cache_bytes // 2)
-        views = scene.views(scene.train, with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
+        views = scene.learned(with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
         path = out.with_name(out.name + ".fit")
         state = open_state(path, resume, scene, views, config, points)
         save = saver(path, state, config, scene, points)
@@ -92,7 +94,11 @@ def fit_command(
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size_mb = out.stat().st_size / 1e6
         console.print(f"{out}: {len(gaussians)} Gaussians, {size_mb:.1f} MB; peak memory of all {peak_mb:.0f} MB")
-        _report(gaussians, scene, out, lpips_weights)
+        if len(scene.test):
+            test = scene.judged()
+            _report(gaussians, test, "held back", out, lpips_weights, gains_between(state.log_gains, views, test))
+        else:
+            console.print("no frames were held back (--holdout), so there are no scores")
 
 
 @recon_app.command("eval")
@@ -115,7 +121,11 @@ def eval_command(
         gaussians = read_scene(scene_file)
         selection = Selection(first, frames, apart, holdout, longest_side, keep_moving)
         scene = open_scene(data, selection)
-        _report(gaussians, scene, scene_file, lpips_weights, every)
+        judged = [*scene.train, *scene.test] if every else scene.test
+        if not len(judged):
+            raise DataError("no frames are held back (--holdout), so there is nothing to judge by; or use --all")
+        views = scene.judged(judged)
+        _report(gaussians, views, "looked at" if every else "held back", scene_file, lpips_weights)
 
 
 def _budgets(config: FitConfig, max_mb: float | None, memory_mb: float | None) -> tuple[FitConfig, int]:
@@ -134,14 +144,20 @@ def _budgets(config: FitConfig, max_mb: float | None, memory_mb: float | None) -
     return FitConfig(**{**options, "cap": cap}), image_bytes
 
 
-def _report(gaussians: Gaussians, scene: SceneData, out: Path, lpips_weights: Path | None, every: bool = False) -> None:
+def _report(
+    gaussians: Gaussians,
+    views: Views,
+    which: str,
+    out: Path,
+    lpips_weights: Path | None,
+    log_gains: Tensor | None = None,
+) -> None:
     """Scores to the terminal and a file, a few views side by side to a picture."""
-    frames = [*scene.train, *scene.test] if every else scene.test
-    if not len(frames):
-        console.print("no frames were held back (--holdout), so there are no scores")
-        return
-    scores, sheet = judge(gaussians, scene.views(frames, with_depth=True), lpips_weights)
-    console.print(f"{len(scores)} views that were {'looked at' if every else 'held back'}: {_words(scores)}")
+    scores, sheet = judge(gaussians, views, None, lpips_weights)
+    console.print(f"{len(scores)} views that were {which}: {_words(scores)}")
+    if log_gains is not None:
+        scores, sheet = judge(gaussians, views, log_gains, lpips_weights)
+        console.print(f"  with the exposure of their neighbours in time: {_words(scores)}")
     table, picture = out.with_suffix(".scores.csv"), out.with_suffix(".views.png")
     _write_csv(table, scores)
     Image.fromarray(sheet).save(picture)

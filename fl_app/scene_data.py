@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy import ndarray
@@ -58,9 +58,14 @@ class SceneData:
         """Pixels that do not count."""
         return None if self.selection.keep_moving else transient_pixels
 
-    def views(self, frames: Sequence[Frame], *, with_depth: bool = False, cache_bytes: int = 1 << 30) -> Views:
-        """Frames as views."""
-        return Views(frames, ignore=self.ignore, with_depth=with_depth, cache_bytes=cache_bytes)
+    def learned(self, *, with_depth: bool = True, cache_bytes: int = 1 << 30) -> Views:
+        """What is learned from; depth is what a LiDAR sensed, where there is one."""
+        options: dict[str, Any] = {"ignore": self.ignore, "cache_bytes": cache_bytes}
+        return Views(self.train, with_depth=with_depth, lidar_first=True, **options)
+
+    def judged(self, frames: Sequence[Frame] | None = None) -> Views:
+        """What is judged by, the test frames by default; depth is the best that is known."""
+        return Views(self.test if frames is None else frames, ignore=self.ignore, with_depth=True)
 
     def describe(self) -> str:
         """In words, the same for the same data."""
@@ -76,17 +81,32 @@ def open_scene(path: str, selection: Selection, cache_bytes: int = 1 << 29) -> S
     dataset = open_dataset(path)
     if not getattr(dataset, "posed", True):
         raise DataError(f"{path}: its frames have no poses in one world; a scene needs them (COLMAP finds them)")
-    frames = KeptFrames(cast(Sequence[Frame], dataset), selection.longest_side_px, cache_bytes)
-    chosen = _spaced(frames, selection)
-    if not chosen:
-        raise DataError(f"{path}: no frames from number {selection.first} on; it has {len(dataset)}")
-    held_out = set(chosen[selection.holdout // 2 :: selection.holdout]) if selection.holdout else set[int]()
-    train = FrameSubset(frames, [index for index in chosen if index not in held_out])
-    if not len(train):
-        raise DataError(f"{path}: all {len(chosen)} frames are held out; choose a larger holdout, or 0 for none")
     points, rgb = getattr(dataset, "points_world", None), getattr(dataset, "point_rgb", None)
     known = None if points is None or rgb is None or not len(points) else (np.asarray(points), np.asarray(rgb))
-    return SceneData(dataset.name, train, FrameSubset(frames, sorted(held_out)), known, selection)
+    return split_frames(cast(Sequence[Frame], dataset), dataset.name, known, selection, cache_bytes)
+
+
+def split_frames(
+    frames: Sequence[Frame],
+    name: str,
+    known: tuple[ndarray, ndarray] | None,
+    selection: Selection,
+    cache_bytes: int = 1 << 29,
+) -> SceneData:
+    """`open_scene` of frames at hand.
+
+    Raises:
+        DataError: no frames left.
+    """
+    kept = KeptFrames(frames, selection.longest_side_px, cache_bytes)
+    chosen = _spaced(kept, selection)
+    if not chosen:
+        raise DataError(f"{name}: no frames with an image from number {selection.first} on; it has {len(frames)}")
+    held_out = set(chosen[selection.holdout // 2 :: selection.holdout]) if selection.holdout else set[int]()
+    train = FrameSubset(kept, [index for index in chosen if index not in held_out])
+    if not len(train):
+        raise DataError(f"{name}: all {len(chosen)} frames are held out; choose a larger holdout, or 0 for none")
+    return SceneData(name, train, FrameSubset(kept, sorted(held_out)), known, selection)
 
 
 def _spaced(frames: Sequence[Frame], selection: Selection) -> list[int]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from fl_app.console import console
 from fl_app.scene_data import SceneData
@@ -74,12 +76,25 @@ def run(state: FitState, config: FitConfig, views: Views, *, seconds: float | No
         return fit(state, config, views, seconds=seconds, on_step=on_step, interrupted=interrupted)
 
 
-def judge(gaussians: Gaussians, views: Views, lpips_weights: Path | None = None) -> tuple[list[ViewScore], Any]:
-    """Scores of all views, and a sheet of a few: photo, image, difference; None if there are no views."""
+def judge(
+    gaussians: Gaussians,
+    views: Views,
+    log_gains: Float[Tensor, "v 3"] | None = None,
+    lpips_weights: Path | None = None,
+) -> tuple[list[ViewScore], Any]:
+    """Scores of all views, and a sheet of a few: photo, image, difference; None if there are no views.
+
+    Args:
+        gaussians: the scene.
+        views: to judge by.
+        log_gains: exposure of the views; none by default.
+        lpips_weights: see `recon.metrics.lpips`.
+    """
     shown = set(np.linspace(0, len(views) - 1, min(len(views), SHEET_VIEWS)).round().astype(int).tolist())
     scores, rows = [], []
     for index in range(len(views)):
-        score, image = score_view(gaussians, views[index], lpips_weights)
+        gain = None if log_gains is None else log_gains[index]
+        score, image = score_view(gaussians, views[index], log_gain=gain, lpips_weights=lpips_weights)
         scores.append(score)
         if index in shown:
             drawn = (image * 255).round().byte().numpy()

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from recon.exposure import exposed, interpolated
 from recon.gaussians import Gaussians
 from recon.metrics import DepthMetrics, ImageMetrics, depth_metrics, lpips
 from recon.objective import render_view
@@ -40,16 +42,29 @@ class ViewScore:
 
 
 def score_view(
-    gaussians: Gaussians, view: View, lpips_weights: Path | None = None, backend: Backend = "auto"
+    gaussians: Gaussians,
+    view: View,
+    *,
+    log_gain: Float[Tensor, "3"] | None = None,
+    lpips_weights: Path | None = None,
+    backend: Backend = "auto",
 ) -> tuple[ViewScore, Float[Tensor, "h w 3"]]:
     """The score of one view, and its image in 0..1.
+
+    Args:
+        gaussians: the scene.
+        view: what was seen.
+        log_gain: of the view's exposure, see `recon.exposure`; none by default.
+        lpips_weights: see `recon.metrics.lpips`.
+        backend: see `rasterize`.
 
     Raises:
         ValueError: no pixel of the view counts; and as `recon.metrics.lpips`.
     """
     with torch.no_grad():
         drawn, _ = render_view(gaussians, view, mode="RGB+ED" if view.depth_m is not None else "RGB", backend=backend)
-    photo, image = view.image.to(drawn) / 255, drawn[..., :3].clamp(0, 1)
+    seen = drawn[..., :3] if log_gain is None else exposed(drawn[..., :3], log_gain)
+    photo, image = view.image.to(drawn) / 255, seen.clamp(0, 1)
     if view.counted is not None:
         if not view.counted.any():
             raise ValueError(f"{view.source}: no pixel counts, so there is nothing to score")
@@ -62,13 +77,22 @@ def score_view(
     return ViewScore(view.source, metrics, depth), image
 
 
-def score(gaussians: Gaussians, views: Sequence[View], lpips_weights: Path | None = None) -> list[ViewScore]:
+def score(
+    gaussians: Gaussians, views: Sequence[View], log_gains: Float[Tensor, "v 3"] | None = None
+) -> list[ViewScore]:
     """The scores of all views, in order.
 
     Raises:
         ValueError: as `score_view`.
     """
-    return [score_view(gaussians, view, lpips_weights)[0] for view in views]
+    gains = [None] * len(views) if log_gains is None else list(log_gains)
+    return [score_view(gaussians, view, log_gain=gain)[0] for view, gain in zip(views, gains, strict=True)]
+
+
+def gains_between(log_gains: Float[Tensor, "v 3"], learned: Sequence[View], judged: Sequence[View]) -> Tensor:
+    """Exposures [t, 3] of views that were held back: between those of their neighbours in time."""
+    times_s, at_s = (np.array([view.timestamp_s for view in views]) for views in (learned, judged))
+    return interpolated(log_gains, times_s, at_s)
 
 
 def mean_scores(scores: Sequence[ViewScore]) -> dict[str, float]:

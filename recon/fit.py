@@ -8,13 +8,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from recon.densify import DensifyConfig, DensifyState, densify, install, moments_of, sgld_noise
+from recon.exposure import centred
 from recon.gaussians import Gaussians
 from recon.objective import LossWeights, render_view, view_loss
 from recon.render import Backend
@@ -37,6 +39,7 @@ class FitConfig:
         weights: of the terms of the loss.
         means_lr: at the first step; it falls to `last_lr` of that.
         quats_lr, log_scales_lr, logit_opacities_lr, sh_lr: the same all along; bands above 0 get a twentieth.
+        exposures_lr: of the views' gains, see `recon.exposure`; 0 leaves them at 1. It falls as that of the means does.
         last_lr: learning rate of the means at the last step, as a share of the first.
         densify_every: steps between changes of the set.
         noise_lr: see `DensifyConfig`.
@@ -51,10 +54,11 @@ class FitConfig:
     seed: int = 0
     weights: LossWeights = field(default_factory=LossWeights)
     means_lr: float = 2e-3
-    quats_lr: float = 1e-3
-    log_scales_lr: float = 1e-2
+    quats_lr: float = 2e-3
+    log_scales_lr: float = 1.5e-2
     logit_opacities_lr: float = 5e-2
     sh_lr: float = 1e-2
+    exposures_lr: float = 3e-3
     last_lr: float = 0.1
     densify_every: int = 50
     noise_lr: float = 0.0
@@ -96,6 +100,7 @@ class FitState:
 
     Args:
         optimizer: Adam over one parameter a group, the group's "name" is that of the parameter.
+        exposures: Adam over the views' logarithmic gains, [v, 3].
         step: how many steps were taken.
         scale_m: typical distance from a camera to what it sees, see `scene_scale`.
         start_count: Gaussians at the start.
@@ -103,6 +108,7 @@ class FitState:
     """
 
     optimizer: torch.optim.Adam
+    exposures: torch.optim.Adam
     step: int
     scale_m: float
     start_count: int
@@ -112,6 +118,11 @@ class FitState:
     def gaussians(self) -> Gaussians:
         """The scene, whose tensors are, or are made of, the optimizer's parameters."""
         return _joined({group["name"]: group["params"][0] for group in self.optimizer.param_groups})
+
+    @property
+    def log_gains(self) -> Float[Tensor, "v 3"]:
+        """Exposure of each view that was learned from; their mean is 0."""
+        return centred(self.exposures.param_groups[0]["params"][0].detach())
 
 
 class Progress(NamedTuple):
@@ -132,7 +143,8 @@ def start(gaussians: Gaussians, config: FitConfig, views: Sequence[View]) -> Fit
         raise ValueError(f"a fit starts from 1 to {config.cap} (the cap) Gaussians, got {len(gaussians)}")
     scale_m, count = scene_scale(gaussians, views), len(gaussians)
     optimizer = make_optimizer(gaussians.with_degree(config.degree), config, scale_m)
-    return FitState(optimizer, 0, scale_m, count, DensifyState.start(config.densify_config(count), config.seed))
+    draws = DensifyState.start(config.densify_config(count), config.seed)
+    return FitState(optimizer, exposure_optimizer(len(views), config), 0, scale_m, count, draws)
 
 
 def make_optimizer(gaussians: Gaussians, config: FitConfig, scale_m: float) -> torch.optim.Adam:
@@ -147,6 +159,11 @@ def make_optimizer(gaussians: Gaussians, config: FitConfig, scale_m: float) -> t
     return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
 
+def exposure_optimizer(views: int, config: FitConfig) -> torch.optim.Adam:
+    """Adam over gains of 1."""
+    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(views, 3))], lr=config.exposures_lr, eps=1e-15)
+
+
 def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: Backend = "auto") -> float:
     """One step: look at one image, correct all Gaussians, change the set when it is time. Returns the loss.
 
@@ -154,19 +171,26 @@ def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: 
         ValueError: the loss is not finite.
     """
     step = state.step + 1
-    view = views[pick_view(config.seed, state.step, len(views))]
+    index = pick_view(config.seed, state.step, len(views))
+    view = views[index]
     gaussians, optimizer = state.gaussians, state.optimizer
     degree = config.degree_at(step)
-    loss = view_loss(gaussians, view, config.weights, state.scale_m, degree=degree, backend=backend)
+    log_gains = centred(state.exposures.param_groups[0]["params"][0])
+    options: dict[str, Any] = {"degree": degree, "backend": backend}
+    loss = view_loss(gaussians, view, config.weights, state.scale_m, log_gain=log_gains[index], **options)
     if not torch.isfinite(loss):
         raise ValueError(
             f"{view.source}: the loss is {loss.item()} at step {step}; look at this frame's image and pose"
         )
-    optimizer.zero_grad()
+    for each in (optimizer, state.exposures):
+        each.zero_grad()
     loss.backward()
-    means_lr = config.means_lr * state.scale_m * config.last_lr ** (step / config.steps)
+    left = config.last_lr ** (step / config.steps)
+    means_lr = config.means_lr * state.scale_m * left
     next(group for group in optimizer.param_groups if group["name"] == "means")["lr"] = means_lr
+    state.exposures.param_groups[0]["lr"] = config.exposures_lr * left
     optimizer.step()
+    state.exposures.step()
     _explore(state, config, means_lr, step)
     state.step = step
     return loss.item()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from recon.densify import DensifyState
-from recon.fit import FitConfig, FitState
+from recon.fit import FitConfig, FitState, exposure_optimizer
 
 VERSION: Final = 1
 
@@ -36,6 +36,8 @@ def save_fit(path: Path, state: FitState, config: FitConfig, data: str) -> None:
         "names": [group["name"] for group in state.optimizer.param_groups],
         "parameters": [group["params"][0].detach() for group in state.optimizer.param_groups],
         "optimizer": state.optimizer.state_dict(),
+        "log_gains": state.exposures.param_groups[0]["params"][0].detach(),
+        "exposures": state.exposures.state_dict(),
     }
     part = path.with_name(path.name + ".part")
     try:
@@ -80,6 +82,9 @@ def _restored(content: dict[str, Any], config: FitConfig) -> FitState:
     ]
     optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
     optimizer.load_state_dict(content["optimizer"])
+    exposures = exposure_optimizer(len(content["log_gains"]), config)
+    exposures.param_groups[0]["params"][0].data.copy_(content["log_gains"])
+    exposures.load_state_dict(content["exposures"])
     count = content["start_count"]
     draws = DensifyState.start(config.densify_config(count), config.seed)
-    return FitState(optimizer, content["step"], content["scale_m"], count, draws)
+    return FitState(optimizer, exposures, content["step"], content["scale_m"], count, draws)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from recon.exposure import exposed
 from recon.gaussians import Gaussians
 from recon.render import Backend, rasterize
 from recon.ssim import photometric_loss
@@ -28,7 +29,7 @@ class LossWeights:
     """
 
     dssim: float = 0.2
-    depth: float = 0.0
+    depth: float = 0.1
     opacity: float = 0.0
     scale: float = 0.0
 
@@ -90,6 +91,7 @@ def view_loss(
     weights: LossWeights,
     scale_m: float,
     *,
+    log_gain: Float[Tensor, "3"] | None = None,
     degree: int | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, ""]:
@@ -99,13 +101,15 @@ def view_loss(
         gaussians, view: to compare.
         weights: of the terms.
         scale_m: typical distance from a camera to what it sees; makes depth and size terms free of units.
+        log_gain: of the view's exposure, see `recon.exposure`.
         degree, backend: see `render_view`.
     """
     known_m = view.depth_m if weights.depth else None
     mode: Literal["RGB", "RGB+ED"] = "RGB" if known_m is None else "RGB+ED"
     drawn, _ = render_view(gaussians, view, degree=degree, mode=mode, backend=backend)
     photo = view.image.to(drawn) / 255
-    loss = photometric_loss(drawn[..., :3], photo, weights.dssim, mask=view.counted)
+    seen = drawn[..., :3] if log_gain is None else exposed(drawn[..., :3], log_gain)
+    loss = photometric_loss(seen, photo, weights.dssim, mask=view.counted)
     if known_m is not None:
         loss = loss + weights.depth * disparity_loss(drawn[..., 3], known_m, view.counted, scale_m)
     if weights.opacity:

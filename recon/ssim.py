@@ -1,16 +1,20 @@
 """Structural similarity (Wang et al. 2004) and the training loss of Kerbl et al. 2023, value and gradient in one pass.
 
 The window is the usual one: a Gaussian of 1.5 pixels over 11 taps, C1 = 0.01², C2 = 0.03² for values in 0..1. It is
-separable and symmetric, so that the adjoint of the blur is the blur itself; sums of shifted views take a third of
-the time of torch's convolutions on a CPU and have one order of addition.
+separable and symmetric, so that the adjoint of the blur is the blur itself. The compiled kernel does it for float32
+images on a CPU; where there is no compiler, and for other tensors, sums of shifted views in torch do.
 """
 
 import math
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recon.render.build import KernelUnavailableError, load_kernel
+from recon.render.photometric import CompiledPhotometric
 
 _RADIUS: Final = 5
 _SIGMA_PX: Final = 1.5
@@ -21,7 +25,11 @@ _TAPS: Final = [value / (_RAW[0] + 2 * sum(_RAW[1:])) for value in _RAW]  # from
 
 
 def photometric_loss(
-    image: Float[Tensor, "*b h w c"], reference: Float[Tensor, "*b h w c"], dssim_weight: float = 0.2
+    image: Float[Tensor, "*b h w c"],
+    reference: Float[Tensor, "*b h w c"],
+    dssim_weight: float = 0.2,
+    *,
+    mask: Bool[Tensor, "*b h w"] | None = None,
 ) -> Float[Tensor, ""]:
     """(1 - λ) · L1 + λ · (1 - SSIM), equation 7 of Kerbl et al. 2023 as their code has it; windows see 0 outside.
 
@@ -30,6 +38,8 @@ def photometric_loss(
     Args:
         image, reference: values in 0..1.
         dssim_weight: λ, 0..1.
+        mask: pixels that count. Elsewhere the reference stands in for the image, in windows too, and the gradient is
+            0; the means are over all pixels.
 
     Raises:
         ValueError: the shapes differ, there are no pixels, or λ is out of range.
@@ -37,7 +47,35 @@ def photometric_loss(
     if not 0 <= dssim_weight <= 1:
         raise ValueError(f"dssim_weight must lie in 0..1, got {dssim_weight}")
     _check(image, reference, smallest_px=1)
+    if mask is not None and (mask.shape != image.shape[:-1] or mask.dtype != torch.bool):
+        wanted = list(image.shape[:-1])
+        raise ValueError(f"mask must be bool of shape {wanted}, got {mask.dtype} of {list(mask.shape)}")
+    if _compiled(image, reference):
+        return CompiledPhotometric.apply(image, reference, mask, dssim_weight, _TAPS)
+    return plain_photometric_loss(image, reference, dssim_weight, mask)
+
+
+def plain_photometric_loss(
+    image: Float[Tensor, "*b h w c"],
+    reference: Float[Tensor, "*b h w c"],
+    dssim_weight: float,
+    mask: Bool[Tensor, "*b h w"] | None,
+) -> Float[Tensor, ""]:
+    """`photometric_loss` in torch operations, on any device and in any float type; nothing is checked."""
+    if mask is not None:
+        image = torch.where(mask[..., None], image, reference)
     return _Photometric.apply(_planes(image), _planes(reference), dssim_weight, 0)
+
+
+def _compiled(*images: Tensor) -> bool:
+    """Whether the kernel takes these."""
+    if any(image.is_cuda or image.dtype != torch.float32 for image in images):
+        return False
+    try:
+        load_kernel()
+    except KernelUnavailableError:
+        return False
+    return True
 
 
 def ssim(image: Float[Tensor, "*b h w c"], reference: Float[Tensor, "*b h w c"]) -> Float[Tensor, ""]:
@@ -69,6 +107,7 @@ class _Photometric(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.saved_tensors[0] * grad_outputs[0], None, None, None
 

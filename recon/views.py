@@ -29,6 +29,7 @@ class View:
         counted: pixels that the fit and the scores see; None for all.
         depth_m: along the camera's z; 0 where unknown, infinity where nothing was hit. None if there is none.
         source: where it came from, for messages.
+        timestamp_s: when it was taken, or its place in an order.
     """
 
     image: UInt8[Tensor, "h w 3"]
@@ -37,6 +38,7 @@ class View:
     counted: Bool[Tensor, "h w"] | None
     depth_m: Float[Tensor, "h w"] | None
     source: str
+    timestamp_s: float = 0.0
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -56,7 +58,8 @@ class Views(Sequence[View]):
     Args:
         frames: with images and poses in one world.
         ignore: which pixels of a frame do not count.
-        with_depth: read depth too: the frame's own, else that of its LiDAR points.
+        with_depth: read depth too: the frame's depth map, else that of its LiDAR points.
+        lidar_first: the other way round, for data whose map knows more than a vehicle senses.
         cache_bytes: of images that are kept in memory.
 
     Raises:
@@ -70,12 +73,13 @@ class Views(Sequence[View]):
         *,
         ignore: Ignore | None = None,
         with_depth: bool = False,
+        lidar_first: bool = False,
         cache_bytes: int = 1 << 30,
     ) -> None:
         if not len(frames):
             raise ValueError("a fit needs at least one frame with an image; got none")
         self.frames, self.ignore, self.with_depth = frames, ignore, with_depth
-        self.cache_bytes = cache_bytes
+        self.lidar_first, self.cache_bytes = lidar_first, cache_bytes
         self._kept: OrderedDict[int, View] = OrderedDict()
         self._kept_bytes = 0
 
@@ -97,16 +101,22 @@ class Views(Sequence[View]):
     def _read(self, index: int) -> View:
         frame = self.frames[index]
         ignored = None if self.ignore is None else self.ignore(frame)
-        return view_of(frame, ignored=ignored, with_depth=self.with_depth)
+        return view_of(frame, ignored=ignored, with_depth=self.with_depth, lidar_first=self.lidar_first)
 
 
-def view_of(frame: Frame, *, ignored: Bool[ndarray, "h w"] | None = None, with_depth: bool = False) -> View:
+def view_of(
+    frame: Frame,
+    *,
+    ignored: Bool[ndarray, "h w"] | None = None,
+    with_depth: bool = False,
+    lidar_first: bool = False,
+) -> View:
     """A frame as torch tensors.
 
     Args:
         frame: has an image.
         ignored: pixels that do not count.
-        with_depth: take its depth along, or that of its LiDAR points.
+        with_depth, lidar_first: see `Views`.
 
     Raises:
         ValueError: no image, NaN or negative depth, or a camera too far from the origin.
@@ -120,8 +130,9 @@ def view_of(frame: Frame, *, ignored: Bool[ndarray, "h w"] | None = None, with_d
         viewmat=viewmat,
         intrinsics=intrinsics,
         counted=None if ignored is None or not ignored.any() else torch.from_numpy(~ignored),
-        depth_m=_depth_of(frame, name) if with_depth else None,
+        depth_m=_depth_of(frame, name, lidar_first) if with_depth else None,
         source=name,
+        timestamp_s=frame.timestamp_s,
     )
 
 
@@ -141,9 +152,9 @@ def camera_tensors(camera: Camera, name: str = "camera") -> tuple[Float[Tensor, 
     return viewmat, torch.tensor(camera.intrinsics).float()
 
 
-def _depth_of(frame: Frame, name: str) -> Tensor | None:
+def _depth_of(frame: Frame, name: str, lidar_first: bool) -> Tensor | None:
     """Depth [h, w], 0 where unknown."""
-    if frame.depth_m is not None:
+    if frame.depth_m is not None and not (lidar_first and frame.points_lidar is not None):
         if np.isnan(frame.depth_m).any() or (frame.depth_m < 0).any():
             raise ValueError(f"{name}: depth_m holds NaN or negative values; write 0 for unknown, infinity for nothing")
         return torch.from_numpy(np.array(frame.depth_m))

@@ -4,8 +4,10 @@
 al. 2001.
 """
 
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,11 +15,11 @@ from torch import Tensor
 
 from recon.render import cpu, gsplat, oracle
 from recon.render.build import KernelUnavailableError, load_kernel
+from recon.render.inputs import Backend, Inputs, RenderMode, Setting, check, check_choice
 from recon.render.sh import sh_colors
 
-RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
-Backend = Literal["auto", "cpu", "gsplat", "oracle"]
 Rendered = tuple[Float[Tensor, "c h w d"], Float[Tensor, "c h w 1"], dict[str, Any]]
+Images = tuple[Tensor, Tensor, Tensor, Tensor]  # images, alphas, centres and radii of all cameras
 
 __all__ = ["Backend", "KernelUnavailableError", "RenderMode", "rasterize"]
 
@@ -70,35 +72,29 @@ def rasterize(
         ImportError: "gsplat" was asked for and is not installed.
         MemoryError: more pairs of Gaussian and tile than the kernel counts.
     """
-    _check(means, quats, scales, opacities, colors_or_sh, viewmats, Ks, width, height, backgrounds, sh_degree)
-    for name, value, choices in (("render_mode", render_mode, RenderMode), ("backend", backend, Backend)):
-        if value not in get_args(choices):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+    inputs = Inputs(means, quats, scales, opacities, colors_or_sh, viewmats, Ks, backgrounds)
+    setting = Setting(width, height, eps2d, near_plane, depth="D" in render_mode, sh_degree=sh_degree)
+    check(inputs, setting)
+    check_choice("render_mode", render_mode, RenderMode)
+    check_choice("backend", backend, Backend)
     chosen, fallback = _choose(backend, means)
-    gaussians, cameras = (means, quats, scales, opacities), (viewmats, Ks)
     if chosen == "gsplat":
-        options: dict[str, Any] = {
-            "width": width,
-            "height": height,
-            "sh_degree": sh_degree,
-            "eps2d": eps2d,
-            "near_plane": near_plane,
-        }
-        options |= {"viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds, "render_mode": render_mode}
-        image, alpha, info = gsplat.render(*gaussians, colors_or_sh, **options)
-        return image, alpha, _info(chosen, fallback, info["means2d"], info["radii"])
-    colors, backgrounds = _features(means, colors_or_sh, sh_degree, viewmats, backgrounds, render_mode)
-    setting = cpu.Setting(width, height, eps2d, near_plane, depth="D" in render_mode)
-    if chosen == "cpu":
-        image, alpha, means2d, radii = cpu.render(setting, *gaussians, colors, *cameras, backgrounds)
+        image, alpha, means2d, radii = gsplat.render(inputs, setting, render_mode)
     else:
-        image, alpha, means2d, radii = _oracle(
-            setting, gaussians, colors, cameras, backgrounds, tiled=chosen == "tiled"
-        )
-    if "ED" in render_mode:
-        expected = image[..., -1:] / alpha.clamp_min(1e-10)
-        image = torch.cat([image[..., :-1], expected], dim=-1)
+        image, alpha, means2d, radii = _render_here(inputs, setting, render_mode, chosen)
     return image, alpha, _info("oracle" if chosen == "tiled" else chosen, fallback, means2d, radii)
+
+
+def _render_here(inputs: Inputs, setting: Setting, mode: RenderMode, chosen: str) -> Images:
+    """By the kernel or by torch; expected depth is depth over alpha."""
+    inputs = inputs.for_mode(mode)
+    if "RGB" not in mode:
+        setting = replace(setting, sh_degree=None)
+    render = cpu.render if chosen == "cpu" else partial(_by_torch, tiled=chosen == "tiled")
+    image, alpha, means2d, radii = render(inputs, setting)
+    if "ED" in mode:
+        image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
+    return image, alpha, means2d, radii
 
 
 def _info(backend: str, fallback: str | None, means2d: Tensor, radii: Tensor) -> dict[str, Any]:
@@ -123,66 +119,18 @@ def _choose(backend: str, means: Tensor) -> tuple[str, str | None]:
     return "cpu", None
 
 
-def _features(
-    means: Tensor, colors: Tensor, degree: int | None, viewmats: Tensor, backgrounds: Tensor | None, mode: str
-) -> tuple[Tensor, Tensor | None]:
-    """Colours [c, n, 0 or 3] and backgrounds of the same width, one wider with depth."""
-    if "RGB" not in mode:
-        return means.new_zeros(len(viewmats), len(means), 0), None
-    colors = colors.expand(len(viewmats), -1, -1) if degree is None else sh_colors(means, colors, degree, viewmats)
-    if backgrounds is not None and "D" in mode:
-        backgrounds = torch.cat([backgrounds, backgrounds.new_zeros(len(viewmats), 1)], dim=-1)
-    return colors, backgrounds
-
-
-def _oracle(
-    setting: cpu.Setting,
-    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
-    colors: Tensor,
-    cameras: tuple[Tensor, Tensor],
-    backgrounds: Tensor | None,
-    *,
-    tiled: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images, alphas, centres and radii of all cameras by plain torch."""
-    size_px, views = (setting.height, setting.width), []
+def _by_torch(inputs: Inputs, setting: Setting, *, tiled: bool) -> Images:
+    """What `cpu.render` does, by plain torch."""
+    size_px, views, viewmats = (setting.height, setting.width), [], inputs.viewmats
+    colors = inputs.colors_or_sh.expand(len(viewmats), *inputs.colors_or_sh.shape)
+    if setting.sh_degree is not None:
+        colors = sh_colors(inputs.means, inputs.colors_or_sh, setting.sh_degree, viewmats)
     limits: dict[str, Any] = {"eps2d": setting.eps2d, "near_plane": setting.near_plane, "depth": setting.depth}
-    for i, (viewmat, k) in enumerate(zip(*cameras, strict=True)):
-        splats = oracle.project(*gaussians, colors[i], viewmat, k, size_px, **limits)
+    for i, (viewmat, k) in enumerate(zip(viewmats, inputs.Ks, strict=True)):
+        splats = oracle.project(*inputs.shape_and_opacity, colors[i], viewmat, k, size_px, **limits)
         image, rest = (oracle.render_tiled if tiled else oracle.render)(splats, size_px)
-        if backgrounds is not None:
-            image = image + rest[..., None] * backgrounds[i]
+        if inputs.backgrounds is not None:
+            image = image + rest[..., None] * inputs.backgrounds[i]
         views.append((image, 1 - rest[..., None], splats.means2d.detach(), splats.radii))
     image, alpha, means2d, radii = (torch.stack(column) for column in zip(*views, strict=True))
     return image, alpha, means2d, radii
-
-
-def _check(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    viewmats: Tensor,
-    ks: Tensor,
-    width: int,
-    height: int,
-    backgrounds: Tensor | None,
-    degree: int | None,
-) -> None:
-    n, c = len(means), len(viewmats)
-    wanted = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,)}
-    wanted |= {"viewmats": (c, 4, 4), "Ks": (c, 3, 3), "backgrounds": (c, 3)}
-    got = {"means": means, "quats": quats, "scales": scales, "opacities": opacities}
-    got |= {"viewmats": viewmats, "Ks": ks} | ({} if backgrounds is None else {"backgrounds": backgrounds})
-    for name, tensor in got.items():
-        if tuple(tensor.shape) != wanted[name]:
-            raise ValueError(f"{name} must have shape {list(wanted[name])}, got {list(tensor.shape)}")
-        if tensor.device != means.device:
-            raise ValueError(f"{name} is on {tensor.device}, means on {means.device}: move them together")
-    middle = () if degree is None else (colors.shape[1],) if colors.ndim == 3 else (-1,)
-    if tuple(colors.shape) != (n, *middle, 3):
-        kind = "[n, 3] without sh_degree" if degree is None else "[n, k, 3] with sh_degree"
-        raise ValueError(f"colors_or_sh must have shape {kind} and n = {n}, got {list(colors.shape)}")
-    if min(width, height) < 1 or c < 1:
-        raise ValueError(f"an image has at least one pixel and one camera, got {width} x {height} px, {c} cameras")

@@ -1,4 +1,4 @@
-"""Compiles `kernel.cpp` on first use and keeps the result: seconds once per source, compiler and kind of CPU.
+"""Compiles `kernel.cpp` and its parts on first use, in seconds, once per source, compiler and kind of CPU.
 
 The library lies in `$CONVOY_CACHE/kernels`, else in `~/.cache/convoy/kernels`. `$CXX` names a compiler; without it
 c++, g++ and clang++ are tried.
@@ -63,7 +63,7 @@ def build_kernel(vector_floats: int | None = None) -> ctypes.CDLL:
     target, macros = _target(compiler)
     vector = f"-DVL={vector_floats or _vector_floats(macros)}"
     version = _run([compiler, "--version"]).stdout
-    key = "\0".join([SOURCE.read_text(), compiler, version, macros, *FLAGS, *target, vector])
+    key = "\0".join([*_sources(), compiler, version, macros, *FLAGS, *target, vector])
     name = f"render-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
     try:
         return _load_or_build(cache_folder(), name, [compiler, *FLAGS, *target, vector])
@@ -71,6 +71,10 @@ def build_kernel(vector_floats: int | None = None) -> ctypes.CDLL:
         return _load_or_build(
             Path(tempfile.mkdtemp(prefix="convoy-kernels-")), name, [compiler, *FLAGS, *target, vector]
         )
+
+
+def _sources() -> list[str]:
+    return [SOURCE.read_text(), *(part.read_text() for part in sorted(SOURCE.parent.glob("*.hpp")))]
 
 
 def find_compiler() -> str:

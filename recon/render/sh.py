@@ -13,14 +13,9 @@ def sh_colors(
 ) -> Float[Tensor, "c n 3"]:
     """max(0, ½ + basis · coefficients), seen along the ray from each camera's centre (Kerbl et al. 2023).
 
-    Differentiable in means, coefficients and poses. Coefficients of bands above `degree` are ignored.
-
-    Raises:
-        ValueError: the degree is not 0 to 3, or there are too few coefficients for it.
+    Differentiable in means, coefficients and poses. Coefficients of bands above `degree`, 0 to 3, are ignored.
     """
     used = (degree + 1) ** 2
-    if not 0 <= degree <= 3 or sh.shape[1] < used:
-        raise ValueError(f"sh_degree {degree} needs {used} coefficients and lies in 0 to 3; got {sh.shape[1]}")
     if degree == 0:  # the same from everywhere
         flat = colours(sh[:, :1], torch.zeros_like(means))
         return flat.expand(len(viewmats), -1, -1)

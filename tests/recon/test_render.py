@@ -13,7 +13,10 @@ from torch import Tensor
 
 import recon.render
 from recon.render import cpu, oracle, rasterize
-from recon.render.build import KernelUnavailableError
+from recon.render import gsplat as gsplat_backend
+from recon.render.build import KernelUnavailableError, load_kernel
+from recon.render.inputs import Inputs
+from recon.spherical import from_rgb
 
 NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "backgrounds")
 
@@ -91,12 +94,13 @@ SCENES = {
 
 
 def draw(scene: Scene, backend: Any, mode: Any = "RGB", dtype: torch.dtype = torch.float32, grad: bool = False):
-    """Image, alpha, dictionary and the inputs (leaves, if gradients are wanted)."""
-    inputs = [tensor.to(dtype).clone().requires_grad_(grad) for tensor in scene.tensors]
+    """Image, alpha, dictionary and the inputs (leaves, if gradients are wanted); gsplat's lie on a GPU."""
+    device = "cuda" if backend == "gsplat" else "cpu"
+    inputs = [tensor.to(device, dtype, copy=True).requires_grad_(grad) for tensor in scene.tensors]
     means, quats, scales, opacities, colors, viewmats, backgrounds = inputs
     image, alpha, info = rasterize(
         *(means, quats, scales, opacities, colors, viewmats),
-        scene.ks.to(dtype),
+        scene.ks.to(device, dtype),
         scene.width,
         scene.height,
         backgrounds=backgrounds,
@@ -105,6 +109,11 @@ def draw(scene: Scene, backend: Any, mode: Any = "RGB", dtype: torch.dtype = tor
         backend=backend,
     )
     return image, alpha, info, inputs
+
+
+def inputs_of(scene: Scene) -> Inputs:
+    means, quats, scales, opacities, colors, viewmats, backgrounds = scene.tensors
+    return Inputs(means, quats, scales, opacities, colors, viewmats, scene.ks, backgrounds)
 
 
 def views(scene: Scene) -> list[oracle.Splats]:
@@ -135,9 +144,10 @@ def errors(scene: Scene, mode: Any = "RGB", backend: Any = "cpu") -> dict[str, f
         assert info["backend"] == name
         if not runs:
             weights = [torch.randn(part.shape, generator=generator) * mask for part in (image, alpha)]
-        loss = (image * weights[0].to(dtype)).sum() + (alpha * weights[1].to(dtype)).sum()
-        grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-        runs.append((image.detach().double(), alpha.detach().double(), info, grads))
+        loss = (image * weights[0].to(image)).sum() + (alpha * weights[1].to(alpha)).sum()
+        grads = [None if g is None else g.cpu() for g in torch.autograd.grad(loss, inputs, allow_unused=True)]
+        info = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in info.items()}
+        runs.append((image.detach().double().cpu(), alpha.detach().double().cpu(), info, grads))
     (image, alpha, info, grads), (image32, alpha32, info32, grads32) = runs
     assert ((info["radii"] - info32["radii"]).abs() <= 1).all()
     seen = info["visibility"]
@@ -200,16 +210,21 @@ def test_plain_torch_by_tiles_is_the_definition(name: str, monkeypatch: pytest.M
     assert _largest((alpha - exact[1]) * mask) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["saturated", "harmonics 3"])
+def test_narrow_vectors_go_back_the_same_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "load_kernel", lambda _: load_kernel(4))
+    found = errors(SCENES[name])
+    assert max(found.values()) <= 1e-5, found
+
+
 def test_narrow_vectors_give_the_same() -> None:
     scene = SCENES["saturated"]
-    means, quats, scales, opacities, colors, viewmats, _ = scene.tensors
     setting = cpu.Setting(scene.width, scene.height, 0.3, 0.01, depth=False, vector_floats=4)
-    image, *_ = cpu.render(setting, means, quats, scales, opacities, colors[None], viewmats, scene.ks, None)
-    black = with_tensor(scene, "backgrounds", torch.zeros(1, 3))
-    assert _largest((image - draw(black, "oracle", dtype=torch.float64)[0]) * decided(scene)) < 1e-5
+    image, *_ = cpu.render(inputs_of(scene), setting)
+    assert _largest((image - draw(scene, "oracle", dtype=torch.float64)[0]) * decided(scene)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["mixed", "saturated"])
+@pytest.mark.parametrize("name", ["mixed", "saturated", "harmonics 3"])
 def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     results = []
     for threads in (1, 2, 2, 3):
@@ -294,6 +309,19 @@ def test_colours_of_band_zero_and_one() -> None:
     torch.testing.assert_close(exact, torch.tensor([0.7820948, 0.9886025, 0.5]))
 
 
+@pytest.mark.parametrize("degree", [0, 3])
+def test_what_is_black_can_brighten_and_what_is_darker_than_black_cannot(degree: int) -> None:
+    sh = torch.zeros(1, 16, 3)
+    sh[0, 0] = from_rgb(torch.tensor([0.0, -0.1, 0.2]))
+    sh.requires_grad_()
+    image, *_ = rasterize(**single(4.0, 2.0, colors_or_sh=sh), width=16, height=12, sh_degree=degree, backend="cpu")
+    torch.testing.assert_close(image[0, 6, 8], torch.tensor([0.0, 0.0, 0.16]))
+    gradient = torch.autograd.grad(image[0, 6, 8].sum(), sh)[0]
+    torch.testing.assert_close(gradient[0, 0], 0.8 * 0.2820948 * torch.tensor([1.0, 0, 1]))
+    along_z = [0, 2, 6, 12] if degree == 3 else [0]  # the other functions are 0 there
+    assert gradient[0, :, 2].nonzero().flatten().tolist() == along_z
+
+
 @given(st.permutations(range(40)))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_order_does_not_matter(order: list[int]) -> None:
@@ -326,6 +354,20 @@ def test_broken_numbers_draw_nothing_and_spoil_nothing() -> None:
     assert torch.equal(image, draw(rest, "cpu")[0])
     assert not info["visibility"][0, :3].any()
     assert torch.isfinite(torch.autograd.grad(image.sum(), inputs[5])[0]).all()
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**26])
+def test_views_of_other_sizes_do_not_disturb_each_other(kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "KEPT_BYTES", kept_bytes)
+    large, small = make_scene(300, 60, 50, cameras=2, seed=16), make_scene(5, 16, 16, seed=17)
+
+    def gradients(scene: Scene) -> tuple[Tensor, ...]:
+        image, *_, inputs = draw(scene, "cpu", grad=True)
+        return torch.autograd.grad(image.sin().sum(), inputs)
+
+    first = [gradients(scene) for scene in (small, large)]
+    again = [gradients(scene) for scene in (small, large)]
+    assert all(torch.equal(a, b) for pair in zip(first, again, strict=True) for a, b in zip(*pair, strict=True))
 
 
 def test_inputs_changed_before_the_way_back_are_noticed() -> None:
@@ -365,15 +407,32 @@ def test_what_does_not_fit_is_refused(change: dict, says: str) -> None:
         unchecked(**({"width": 16, "height": 12} | single(4.0, 2.0) | change))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat needs a CUDA device")
-@pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+ED"])
-def test_gsplat_is_the_definition(mode: Any) -> None:
-    pytest.importorskip("gsplat", reason="pip install gsplat packaging")
-    scene = make_scene(200, 70, 53, cameras=2, degree=3)
-    on_gpu = replace(scene, tensors=tuple(tensor.cuda() for tensor in scene.tensors), ks=scene.ks.cuda())
-    image, alpha, info, _ = draw(on_gpu, "gsplat", mode)
-    exact, exact_alpha, *_ = draw(scene, "oracle", mode, torch.float64)
-    assert info["backend"] == "gsplat"
-    mask = decided(scene) & (exact_alpha > 1e-3)
-    assert _largest((image.cpu() - exact) * mask) < 1e-4
-    assert _largest((alpha.cpu() - exact_alpha) * mask) < 1e-4
+def on_gsplat(degree: int | None) -> tuple[Inputs, cpu.Setting]:
+    scene = make_scene(10, 70, 53, cameras=2, degree=degree)
+    scene = replace(scene, tensors=tuple(tensor.double() for tensor in scene.tensors))
+    setting = cpu.Setting(scene.width, scene.height, 0.3, 0.01, depth=True, sh_degree=degree)
+    return inputs_of(scene), setting
+
+
+@pytest.mark.parametrize("degree", [None, 3])
+def test_what_gsplat_is_given(degree: int | None) -> None:
+    options: dict[str, Any] = gsplat_backend.options(*on_gsplat(degree), "RGB+ED")
+    assert options["colors"].shape == ((10, 3) if degree is None else (10, 16, 3))
+    assert options["backgrounds"].shape == (2, 3)  # it adds the depth's itself
+    assert options["packed"] is False
+    assert {value.dtype for value in options.values() if isinstance(value, Tensor)} == {torch.float32}
+
+
+def test_gsplat_takes_it() -> None:
+    gsplat = pytest.importorskip("gsplat", reason="gsplat is not installed: pip install gsplat packaging")
+    inspect.signature(gsplat.rasterization).bind(**gsplat_backend.options(*on_gsplat(3), "RGB"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat renders on a CUDA device; there is none here")
+@pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
+@pytest.mark.parametrize("degree", [None, 0, 3])
+def test_gsplat_is_the_definition(degree: int | None, mode: Any) -> None:
+    pytest.importorskip("gsplat", reason="gsplat is not installed: pip install gsplat packaging")
+    found = errors(make_scene(200, 70, 53, cameras=2, degree=degree, seed=15), mode, "gsplat")
+    assert max(found.values()) <= 1e-3, found
+    assert max(found["image"], found["alpha"]) <= 1e-4, found

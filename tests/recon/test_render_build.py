@@ -1,5 +1,6 @@
 """Building the kernel: once, by one process at a time, with errors that say what to do."""
 
+import ctypes
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recon.render import build
+from recon.render import build, cpu, photometric
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler"
@@ -50,6 +51,31 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kernels.parent.write_text("a file where the folder should be")
     assert hasattr(build.build_kernel(), "convoy_render")
+
+
+@needs_compiler
+def test_structures_are_mirrored() -> None:
+    kernel = build.load_kernel()
+    assert kernel.convoy_call_bytes() == ctypes.sizeof(cpu._Call)
+    assert kernel.convoy_photometric_bytes() == ctypes.sizeof(photometric._Call)
+    assert kernel.convoy_splat_bytes() == cpu.SPLAT_BYTES
+
+
+@needs_compiler
+def test_a_change_in_any_part_is_another_library(
+    kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "render"
+    folder.mkdir()
+    for part in build.SOURCE.parent.glob("*.[ch]pp"):
+        shutil.copy(part, folder)
+    monkeypatch.setattr(build, "SOURCE", folder / "kernel.cpp")
+    build.build_kernel()
+    build.build_kernel()
+    assert len(list(kernels.glob("*.so"))) == 1
+    (folder / "loss.hpp").write_text((folder / "loss.hpp").read_text() + "// another line\n")
+    build.build_kernel()
+    assert len(list(kernels.glob("*.so"))) == 2
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
