@@ -1,9 +1,12 @@
 """`convoy recon`: scenes of 3D Gaussians from posed images: fit, judge, render, view."""
 
 import csv
+import math
 import resource
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -11,16 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from fl_app.cli_recon_show import SceneArgument, read_scene, render, scene_errors_as_exit, view
-from fl_app.console import console
+from fl_app.console import say
 from fl_app.scene_data import Selection, open_scene
 from fl_app.scene_fit import judge, open_state, run, saver
 from perception.datasets.base import DataError
 from recon.evaluate import ViewScore, gains_between, mean_scores
-from recon.fit import FitConfig
+from recon.fit import WEIGHTS, FitConfig
 from recon.gaussians import Gaussians
 from recon.initial import SOURCES
 from recon.memory import plan_memory, ply_bytes
-from recon.objective import LossWeights
+from recon.metrics import lpips
 from recon.ply import write_ply
 from recon.spz import write_spz
 from recon.views import Views
@@ -29,6 +32,7 @@ recon_app = typer.Typer(help="Streets as 3D Gaussians: fit, judge, render, view.
 recon_app.command()(render)
 recon_app.command()(view)
 
+HEADER_BYTES = 2048  # of a .ply, at most
 WRITERS = {".ply": write_ply, ".spz": write_spz}
 DataArgument = Annotated[str, typer.Argument(help="Data folder with poses, or town:PRESET for generated data.")]
 First = Annotated[int, typer.Option("--first", min=0, help="Number of the first frame.")]
@@ -52,7 +56,7 @@ def fit_command(
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time and keep what there is.")] = None,
     max_mb: Annotated[float | None, typer.Option(help="Lower the cap so that the .ply is at most this large.")] = None,
     memory_mb: Annotated[float | None, typer.Option(help="Memory for the fit, beside the program itself.")] = None,
-    depth_weight: Annotated[float, typer.Option(min=0, help="Of depth, where frames know it.")] = LossWeights.depth,
+    depth_weight: Annotated[float, typer.Option(min=0, help="Of depth, where frames know it.")] = WEIGHTS.depth,
     first: First = 0,
     frames: Frames = 0,
     apart: Apart = 0.0,
@@ -66,39 +70,37 @@ def fit_command(
 ) -> None:
     """Fit Gaussians to posed images and judge them on frames that were held back."""
     with scene_errors_as_exit():
-        if out.suffix not in WRITERS:
-            raise DataError(f"{out}: want a name that ends in {' or '.join(WRITERS)}")
-        if not out.parent.is_dir():
-            raise DataError(f"{out}: there is no folder {out.parent}; make it first")
+        _check_before(out, seconds, lpips_weights)
         torch.set_num_threads(threads or torch.get_num_threads())
         selection = Selection(first, frames, apart, holdout, longest_side, keep_moving)
-        weights = LossWeights(depth=depth_weight)
-        config, cache_bytes = _budgets(FitConfig(steps, cap, degree, seed, weights), max_mb, memory_mb)
-        scene = open_scene(data, selection, cache_bytes // 2)
-        views = scene.learned(with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
+        config = FitConfig(steps, cap, degree, seed, replace(WEIGHTS, depth=depth_weight))
+        config, image_bytes = _budgets(config, max_mb, memory_mb)
+        scene = open_scene(data, selection, image_bytes // 2)
+        for line in scene.missing:
+            say(f"note: {line}")
+        views = scene.learned(with_depth=bool(depth_weight), cache_bytes=image_bytes // 2)
         path = out.with_name(out.name + ".fit")
         state = open_state(path, resume, scene, views, config, points)
         save = saver(path, state, config, scene, points)
         stop = run(state, config, views, seconds=seconds, save=save)
-        gaussians = state.gaussians.detach()
+        save()
         if stop == "interrupt":
-            save()
-            console.print(f"interrupted at step {state.step} of {steps}; --resume goes on from {path}")
+            say(f"interrupted at step {state.step} of {steps}; --resume goes on from {path}")
             raise typer.Exit(130)
+        gaussians = state.gaussians.detach()
         WRITERS[out.suffix](out, gaussians)
-        if stop == "time":
-            save()
-            console.print(f"time is up at step {state.step} of {steps}; --resume goes on from {path}")
-        else:
-            path.unlink(missing_ok=True)
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size_mb = out.stat().st_size / 1e6
-        console.print(f"{out}: {len(gaussians)} Gaussians, {size_mb:.1f} MB; peak memory of all {peak_mb:.0f} MB")
+        say(f"{out}: {len(gaussians)} Gaussians, {size_mb:.1f} MB; peak memory of the program {peak_mb:.0f} MB")
         if len(scene.test):
             test = scene.judged()
             _report(gaussians, test, "held back", out, lpips_weights, gains_between(state.log_gains, views, test))
         else:
-            console.print("no frames were held back (--holdout), so there are no scores")
+            say("no frames were held back (--holdout), so there are no scores")
+        if stop == "time":
+            say(f"time was up at step {state.step} of {steps}; --resume goes on from {path}")
+        else:
+            path.unlink(missing_ok=True)
 
 
 @recon_app.command("eval")
@@ -128,20 +130,41 @@ def eval_command(
         _report(gaussians, views, "looked at" if every else "held back", scene_file, lpips_weights)
 
 
+def _check_before(out: Path, seconds: float | None, lpips_weights: Path | None) -> None:
+    """What would only show after the fit.
+
+    Raises:
+        DataError, ValueError: the scene cannot be written there, or the weights cannot be used.
+    """
+    if out.suffix not in WRITERS:
+        raise DataError(f"{out}: want a name that ends in {' or '.join(WRITERS)}")
+    if out.is_dir() or not out.parent.is_dir():
+        raise DataError(f"{out}: cannot be written; name a file in a folder that exists")
+    if seconds is not None and not math.isfinite(seconds):
+        raise DataError(f"--seconds must be a number, got {seconds}")
+    if out.suffix == ".spz" and find_spec("gsply") is None:
+        raise DataError(f"{out}: .spz files need gsply: pip install 'convoy[spz]'; .ply files need nothing")
+    if lpips_weights is not None:
+        grey = torch.zeros(64, 64, 3)
+        lpips(grey, grey, lpips_weights)
+
+
 def _budgets(config: FitConfig, max_mb: float | None, memory_mb: float | None) -> tuple[FitConfig, int]:
     """The config with its cap lowered to what the budgets allow, and the bytes for images."""
     cap, image_bytes = config.cap, 1 << 30
+    for name, value in (("--max-mb", max_mb), ("--memory-mb", memory_mb)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise DataError(f"{name} must be a positive number, got {value}")
     if max_mb is not None:
-        cap = min(cap, int(max_mb * 1e6) // ply_bytes(config.degree))
+        cap = min(cap, (int(max_mb * 1e6) - HEADER_BYTES) // ply_bytes(config.degree))
         if cap < 1:
             raise DataError(f"--max-mb {max_mb}: holds no Gaussian ({ply_bytes(config.degree)} bytes each); give more")
     if memory_mb is not None:
         plan = plan_memory(round(memory_mb * 1e6), cap, config.degree)
         cap, image_bytes = plan.cap, plan.image_bytes
     if cap < config.cap:
-        console.print(f"the budget lowers the cap from {config.cap} to {cap} Gaussians")
-    options: dict[str, Any] = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    return FitConfig(**{**options, "cap": cap}), image_bytes
+        say(f"the budget lowers the cap from {config.cap} to {cap} Gaussians")
+    return replace(config, cap=cap), image_bytes
 
 
 def _report(
@@ -154,14 +177,20 @@ def _report(
 ) -> None:
     """Scores to the terminal and a file, a few views side by side to a picture."""
     scores, sheet = judge(gaussians, views, None, lpips_weights)
-    console.print(f"{len(scores)} views that were {which}: {_words(scores)}")
+    say(f"{len(scores)} views that were {which}: {_words(scores)}")
+    rows = [score.row() for score in scores]
     if log_gains is not None:
         scores, sheet = judge(gaussians, views, log_gains, lpips_weights)
-        console.print(f"  with the exposure of their neighbours in time: {_words(scores)}")
+        say(f"  with the exposure of their neighbours in time: {_words(scores)}")
+        rows = [row | _exposed(score) for row, score in zip(rows, scores, strict=True)]
     table, picture = out.with_suffix(".scores.csv"), out.with_suffix(".views.png")
-    _write_csv(table, scores)
+    _write_csv(table, rows)
     Image.fromarray(sheet).save(picture)
-    console.print(f"{table}: one line a view; {picture}: photo, rendered, four times the difference")
+    say(f"{table}: one line a view; {picture}: photo, rendered, four times the difference")
+
+
+def _exposed(score: ViewScore) -> dict[str, float | str]:
+    return {f"{name}_exposed": value for name, value in score.row().items() if name in ("psnr_db", "ssim", "lpips")}
 
 
 def _words(scores: list[ViewScore]) -> str:
@@ -173,8 +202,7 @@ def _words(scores: list[ViewScore]) -> str:
     return ", ".join(parts)
 
 
-def _write_csv(path: Path, scores: list[ViewScore]) -> None:
-    rows = [score.row() for score in scores]
+def _write_csv(path: Path, rows: list[dict[str, float | str]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)

@@ -49,7 +49,7 @@ def scene_errors_as_exit() -> Iterator[None]:
         try:
             yield
         except (ValueError, OSError, ImportError, MemoryError) as error:
-            raise DataError(str(error)) from error
+            raise DataError(str(error) or type(error).__name__) from error
 
 
 def render(

@@ -12,6 +12,11 @@ from strategies.report import RoundReport
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
+def say(text: str) -> None:
+    """One line as it is: no markup, and never broken, so that paths can be copied."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def megabytes(count: float) -> str:
     """Bytes as MB with one decimal."""
     return f"{count / 1e6:.1f} MB"

@@ -1,7 +1,9 @@
 """From a data set to what a scene is fitted to and judged by: which frames, which pixels, which points."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +15,8 @@ from perception.datasets.folder import open_dataset
 from perception.resize import KeptFrames
 from perception.transients import transient_pixels
 from recon.views import Views
+
+SMALLEST_PX = 6  # that a side of an image may have
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Selection:
     longest_side_px: int = 0
     keep_moving: bool = False
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.apart_m):
+            raise DataError(f"--apart must be a number of metres, got {self.apart_m}")
+
 
 @dataclass(frozen=True)
 class SceneData:
@@ -45,6 +53,8 @@ class SceneData:
         train, test: frames with images; test may be empty.
         known: points and colours that came with the data, or None.
         selection: what was asked for.
+        place: where it came from, in words.
+        missing: what the data set says that it lacks.
     """
 
     name: str
@@ -52,6 +62,8 @@ class SceneData:
     test: Sequence[Frame]
     known: tuple[ndarray, ndarray] | None
     selection: Selection
+    place: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def ignore(self) -> Callable[[Frame], ndarray | None] | None:
@@ -69,7 +81,7 @@ class SceneData:
 
     def describe(self) -> str:
         """In words, the same for the same data."""
-        return f"{self.name}: {len(self.train)} + {len(self.test)} frames, {self.selection}"
+        return f"{self.place or self.name}: {len(self.train)} + {len(self.test)} frames, {self.selection}"
 
 
 def open_scene(path: str, selection: Selection, cache_bytes: int = 1 << 29) -> SceneData:
@@ -83,7 +95,9 @@ def open_scene(path: str, selection: Selection, cache_bytes: int = 1 << 29) -> S
         raise DataError(f"{path}: its frames have no poses in one world; a scene needs them (COLMAP finds them)")
     points, rgb = getattr(dataset, "points_world", None), getattr(dataset, "point_rgb", None)
     known = None if points is None or rgb is None or not len(points) else (np.asarray(points), np.asarray(rgb))
-    return split_frames(cast(Sequence[Frame], dataset), dataset.name, known, selection, cache_bytes)
+    scene = split_frames(cast(Sequence[Frame], dataset), dataset.name, known, selection, cache_bytes)
+    place = str(Path(path).resolve()) if Path(path).exists() else path
+    return replace(scene, place=place, missing=tuple(getattr(dataset, "missing", ())))
 
 
 def split_frames(
@@ -102,6 +116,9 @@ def split_frames(
     chosen = _spaced(kept, selection)
     if not chosen:
         raise DataError(f"{name}: no frames with an image from number {selection.first} on; it has {len(frames)}")
+    small = min(min(kept[index].camera.height_px, kept[index].camera.width_px) for index in chosen[:1])
+    if small < SMALLEST_PX:
+        raise DataError(f"{name}: images have a side of {small} px, want {SMALLEST_PX} or more; see --longest-side")
     held_out = set(chosen[selection.holdout // 2 :: selection.holdout]) if selection.holdout else set[int]()
     train = FrameSubset(kept, [index for index in chosen if index not in held_out])
     if not len(train):

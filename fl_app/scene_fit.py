@@ -13,7 +13,7 @@ from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from fl_app.console import console
+from fl_app.console import console, say
 from fl_app.scene_data import SceneData
 from perception.datasets.base import DataError
 from recon.evaluate import ViewScore, score_view
@@ -50,10 +50,10 @@ def open_state(path: Path, resume: bool, data: SceneData, views: Views, config: 
     """
     if resume:
         state = load_fit(path, config, f"{data.describe()}, points {source}")
-        console.print(f"going on from step {state.step} of {config.steps}, {len(state.gaussians)} Gaussians")
+        say(f"going on from step {state.step} of {config.steps}, {len(state.gaussians)} Gaussians")
         return state
     gaussians, label = first_gaussians(data, config, source)
-    console.print(f"{len(gaussians)} initial points: {label}", soft_wrap=True)
+    say(f"{len(gaussians)} initial points: {label}")
     return start(gaussians, config, views)
 
 
@@ -127,7 +127,7 @@ def _progress(steps: int, done: int) -> Iterator[Callable[[StepReport], None]]:
             smooth = report.loss if np.isnan(smooth) else 0.98 * smooth + 0.02 * report.loss
             bar.update(task, completed=report.step, loss=smooth, gaussians=report.gaussians)
             if not console.is_terminal and report.step % max(steps // 10, 1) == 0:
-                console.print(f"step {report.step}/{steps} · loss {smooth:.4f} · {report.gaussians} Gaussians")
+                say(f"step {report.step}/{steps} · loss {smooth:.4f} · {report.gaussians} Gaussians")
 
         yield update
 

@@ -8,7 +8,7 @@ it would have drawn.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from recon.gaussians import Gaussians
 Moments = Mapping[str, Mapping[str, Tensor]]
 """What an optimizer keeps per row (Adam's "exp_avg", "exp_avg_sq"), by the name of the parameter."""
 
+DrawBy = Literal["opacity", "pull"]
 _RELOCATE: Final = 0
 _GROW: Final = 1
 _NOISE: Final = 2
@@ -43,6 +44,8 @@ class DensifyConfig:
         grow: factor by which the set grows at a time, until the cap.
         max_copies: the largest N of equation 9; a Gaussian that is drawn more often counts as drawn so often.
         gate_sharpness, gate_opacity: k and t of the gate on the noise, see `sgld_noise`.
+        draw_by: what Gaussians are drawn in proportion to when others move onto them or copy them: "opacity" as in the
+            paper, or "pull", which sends more to where the scene is still wrong; see `pull`.
 
     Raises:
         ValueError: a value is out of range; the message names it.
@@ -58,6 +61,7 @@ class DensifyConfig:
     max_copies: int = 51
     gate_sharpness: float = 100.0
     gate_opacity: float = 0.005
+    draw_by: DrawBy = "opacity"
 
     def __post_init__(self) -> None:
         for name in ("cap", "every"):
@@ -67,6 +71,8 @@ class DensifyConfig:
             raise ValueError(f"DensifyConfig.min_opacity must lie in (0, 1), got {self.min_opacity}")
         if not (self.noise_lr >= 0 and self.grow >= 1):
             raise ValueError(f"DensifyConfig takes noise_lr >= 0 and grow >= 1, got {self.noise_lr} and {self.grow}")
+        if self.draw_by not in get_args(DrawBy):
+            raise ValueError(f"DensifyConfig.draw_by is one of {', '.join(get_args(DrawBy))}, got {self.draw_by!r}")
         if not 2 <= self.max_copies <= 51:
             raise ValueError(f"DensifyConfig.max_copies must lie in 2..51, got {self.max_copies}")
 
@@ -118,7 +124,7 @@ def densify(gaussians: Gaussians, moments: Moments, state: DensifyState, config:
 def relocate(
     gaussians: Gaussians, moments: Moments, state: DensifyState, config: DensifyConfig, step: int
 ) -> Densified:
-    """Move each dead Gaussian onto a live one, drawn in proportion to opacity (section 3.3 of the paper).
+    """Move each dead Gaussian onto a live one, drawn by `draw_weights` (section 3.3 of the paper: by opacity).
 
     Those that then share a place share its opacity and size by equation 9, but none becomes dead by that, and their
     moments are set to zero. Without dead or without live ones nothing changes.
@@ -128,8 +134,8 @@ def relocate(
     """
     opacities = gaussians.opacities.detach()
     dead = opacities < config.min_opacity
-    weights = torch.where(dead, 0.0, opacities.double())
-    if not dead.any() or dead.all():
+    weights = torch.where(dead, 0.0, draw_weights(gaussians, moments, config))
+    if not dead.any() or not weights.any():
         return Densified(gaussians.detach(), _rows_of(moments, torch.arange(len(dead)), dead & ~dead), 0)
     sources = _draw(weights, int(dead.sum()), state.seed, step, _RELOCATE)
     index = torch.arange(len(dead), device=dead.device)
@@ -138,7 +144,7 @@ def relocate(
 
 
 def grow(gaussians: Gaussians, moments: Moments, state: DensifyState, config: DensifyConfig, step: int) -> Densified:
-    """Add copies of Gaussians, drawn in proportion to opacity, up to the cap (section 3.3 of the paper).
+    """Add copies of Gaussians, drawn by `draw_weights`, up to the cap (section 3.3 of the paper: by opacity).
 
     Copies and originals share opacity and size by equation 9, and their moments are set to zero.
 
@@ -152,9 +158,27 @@ def grow(gaussians: Gaussians, moments: Moments, state: DensifyState, config: De
     index = torch.arange(count, device=gaussians.means.device)
     if added == 0:
         return Densified(gaussians.detach(), _rows_of(moments, index, index < 0), 0)
-    weights = gaussians.opacities.detach().double().clamp_min(1e-12)  # where all are 0, all are alike
+    weights = draw_weights(gaussians, moments, config).clamp_min(1e-12)  # where all are 0, all are alike
     sources = _draw(weights, added, state.seed, step, _GROW)
     return _share(gaussians, moments, torch.cat([index, sources]), sources, state, config)
+
+
+def draw_weights(gaussians: Gaussians, moments: Moments, config: DensifyConfig) -> Float[Tensor, "n"]:
+    """What Gaussians are drawn in proportion to, float64; see `DensifyConfig`."""
+    return pull(gaussians, moments) if config.draw_by == "pull" else gaussians.opacities.detach().double()
+
+
+def pull(gaussians: Gaussians, moments: Moments) -> Float[Tensor, "n"]:
+    """How much the loss would change if a Gaussian moved by its own extent: root mean square of the gradient of its
+    mean, as Adam keeps it, times its largest scale.
+
+    Large ones that different views pull in different directions stand for more than one surface. Kerbl et al. 2023
+    split by such gradients too. Without moments, that is before the first step, all are alike.
+    """
+    squared = moments.get("means", {}).get("exp_avg_sq")
+    if squared is None:
+        return torch.ones(len(gaussians), dtype=torch.float64, device=gaussians.means.device)
+    return squared.sum(dim=1).double().sqrt() * gaussians.scales.detach().double().amax(dim=1)
 
 
 def sgld_noise(

@@ -7,12 +7,14 @@ the same bits as one that was never interrupted.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from numpy import ndarray
 from torch import Tensor
 
 from recon.densify import DensifyConfig, DensifyState, densify, install, moments_of, sgld_noise
@@ -22,6 +24,9 @@ from recon.objective import LossWeights, render_view, view_loss
 from recon.render import Backend
 from recon.views import View
 
+WEIGHTS: Final = LossWeights(depth=0.1, opacity=0.003)
+START_SHARE: Final = 0.7  # of the cap
+DEAD: Final = 0.03  # opacity below which a Gaussian is sent elsewhere
 SCALE_VIEWS: Final = 16  # that are looked at to find it
 _ORDER: Final = 3  # purpose of a random stream, beside those of `recon.densify`
 Stop = Literal["steps", "time", "interrupt"]
@@ -52,7 +57,7 @@ class FitConfig:
     cap: int = 50_000
     degree: int = 0
     seed: int = 0
-    weights: LossWeights = field(default_factory=LossWeights)
+    weights: LossWeights = WEIGHTS
     means_lr: float = 2e-3
     quats_lr: float = 2e-3
     log_scales_lr: float = 1.5e-2
@@ -77,17 +82,19 @@ class FitConfig:
 
     @property
     def start_points(self) -> int:
-        """Initial points to ask for: most of the cap, since what starts in place need not be found."""
-        return max(round(0.9 * self.cap), 1)
+        """Initial points to ask for; the rest of the cap is for where the scene turns out to need it."""
+        return max(round(START_SHARE * self.cap), 1)
 
     def densify_config(self, start_count: int) -> DensifyConfig:
-        """Changes from 5 % to 80 % of the steps, the cap reached half way from `start_count` on."""
+        """Changes from 5 % to 80 % of the steps, the cap reached half way from `start_count` on.
+
+        Where these are fewer than `densify_every`, the set does not change.
+        """
         start, stop = self.steps // 20, round(0.8 * self.steps)
         times = max((self.steps // 2 - start) // self.densify_every, 1)
         grow = max(self.cap / max(start_count, 1), 1.0) ** (1 / times)
-        return DensifyConfig(
-            self.cap, start=start, stop=stop, every=self.densify_every, noise_lr=self.noise_lr, grow=grow
-        )
+        limits: dict[str, Any] = {"start": start, "stop": stop, "every": self.densify_every, "grow": grow}
+        return DensifyConfig(self.cap, **limits, min_opacity=DEAD, noise_lr=self.noise_lr, draw_by="pull")
 
     def degree_at(self, step: int) -> int:
         """Bands come in at a tenth, two tenths and three tenths of the steps."""
@@ -161,7 +168,7 @@ def make_optimizer(gaussians: Gaussians, config: FitConfig, scale_m: float) -> t
 
 def exposure_optimizer(views: int, config: FitConfig) -> torch.optim.Adam:
     """Adam over gains of 1."""
-    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(views, 3))], lr=config.exposures_lr, eps=1e-15)
+    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(views, 3))], lr=config.exposures_lr, eps=1e-15, fused=True)
 
 
 def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: Backend = "auto") -> float:
@@ -211,7 +218,12 @@ def _explore(state: FitState, config: FitConfig, means_lr: float, step: int) -> 
 def pick_view(seed: int, step: int, count: int) -> int:
     """Which of `count` views step `step` (from 0) looks at: every one once in each round, in an order of its own."""
     epoch, place = divmod(step, count)
-    return int(np.random.default_rng([seed, epoch, _ORDER]).permutation(count)[place])
+    return int(_order(seed, epoch, count)[place])
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> Int64[ndarray, "v"]:
+    return np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
 
 
 def scene_scale(gaussians: Gaussians, views: Sequence[View], backend: Backend = "auto") -> float:
@@ -241,9 +253,9 @@ def _camera_radius(views: Sequence[View]) -> float:
 
 @torch.no_grad()
 def _depths(gaussians: Gaussians, view: View, backend: Backend) -> Tensor:
-    """Of the pixels that are at least half covered."""
+    """Of the pixels that are at least half as covered as the most covered one."""
     drawn, alpha = render_view(gaussians.with_degree(0), view, mode="RGB+ED", backend=backend)
-    return drawn[..., 3][alpha > 0.5]
+    return drawn[..., 3][(alpha > 0) & (alpha >= 0.5 * alpha.max())]
 
 
 def fit(
@@ -292,4 +304,4 @@ def _split(gaussians: Gaussians) -> dict[str, Tensor]:
 def _joined(parameters: dict[str, Tensor]) -> Gaussians:
     parts = [parameters[name] for name in ("sh_0", "sh_rest") if name in parameters]
     rest = {name: tensor for name, tensor in parameters.items() if not name.startswith("sh_")}
-    return Gaussians(**rest, sh=torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+    return Gaussians.unchecked(**rest, sh=torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])

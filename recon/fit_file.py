@@ -1,6 +1,8 @@
 """A fit that was broken off, as a file: whoever goes on from it ends with the same bits."""
 
 import os
+import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +14,10 @@ from recon.densify import DensifyState
 from recon.fit import FitConfig, FitState, exposure_optimizer
 
 VERSION: Final = 1
+UNREADABLE: Final = (
+    *(OSError, RuntimeError, KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, EOFError),
+    *(UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def save_fit(path: Path, state: FitState, config: FitConfig, data: str) -> None:
@@ -57,12 +63,26 @@ def load_fit(path: Path, config: FitConfig, data: str) -> FitState:
         ValueError: the file cannot be read, or was written with other settings or for other data; the message names
             the first that differs.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no saved fit to go on with; start afresh without --resume")
     try:
-        content = torch.load(path, weights_only=True)
-        _check_same(path, content, config, data)
-        return _restored(content, config)
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable fit ({error}); start afresh without --resume") from error
+        content = _read(path)
+        restored = _restored(content, config)
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: damaged or no saved fit ({type(error).__name__}); start without --resume") from None
+    _check_same(path, content, config, data)
+    return restored
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file holds, after a look at its checksums, which torch does not check."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+    content = torch.load(path, weights_only=True)
+    if not isinstance(content, dict) or not {"version", "data", "config"} <= content.keys():
+        raise KeyError("version")
+    return content
 
 
 def _check_same(path: Path, content: dict[str, Any], config: FitConfig, data: str) -> None:

@@ -52,6 +52,14 @@ class Gaussians:
         if zero.any():
             raise ValueError(f"Gaussians.quats is zero in {_rows(zero)} rows, which is no rotation")
 
+    @classmethod
+    def unchecked(cls, **tensors: Tensor) -> "Gaussians":
+        """Without the checks, for inner loops whose tensors were checked before."""
+        made = object.__new__(cls)
+        for name in _AXES:
+            object.__setattr__(made, name, tensors[name])
+        return made
+
     def __len__(self) -> int:
         return len(self.means)
 

@@ -4,8 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from recon.exposure import exposed
@@ -29,7 +28,7 @@ class LossWeights:
     """
 
     dssim: float = 0.2
-    depth: float = 0.1
+    depth: float = 0.0
     opacity: float = 0.0
     scale: float = 0.0
 
@@ -71,18 +70,17 @@ def render_view(
     return image[0], alpha[0, ..., 0]
 
 
-def disparity_loss(
-    found_m: Float[Tensor, "h w"],
-    known_m: Float[Tensor, "h w"],
-    counted: Bool[Tensor, "h w"] | None,
-    scale_m: float,
-) -> Float[Tensor, ""]:
-    """Mean of |1/found - 1/known| · scale over the pixels where depth is known and something was drawn, else 0."""
-    known = (known_m > 0) & torch.isfinite(known_m) & (found_m.detach() > 1e-3)
-    known = known if counted is None else known & counted
-    if not known.any():
-        return found_m.sum() * 0
-    return scale_m * (1 / found_m[known] - 1 / known_m[known].to(found_m)).abs().mean()
+def disparity_loss(found_m: Float[Tensor, "k"], known_inverse: Float[Tensor, "k"], scale_m: float) -> Float[Tensor, ""]:
+    """Mean of |1/found - 1/known| · scale over the pixels where something was drawn, else 0.
+
+    Args:
+        found_m: depth that was drawn where it is known, 0 where nothing was.
+        known_inverse: 1 / depth there, 1/m.
+        scale_m: see `view_loss`.
+    """
+    drawn = found_m.detach() > 1e-3
+    difference = (1 / found_m.clamp_min(1e-3) - known_inverse).abs() * drawn
+    return scale_m * difference.sum() / drawn.sum().clamp_min(1)
 
 
 def view_loss(
@@ -104,14 +102,15 @@ def view_loss(
         log_gain: of the view's exposure, see `recon.exposure`.
         degree, backend: see `render_view`.
     """
-    known_m = view.depth_m if weights.depth else None
-    mode: Literal["RGB", "RGB+ED"] = "RGB" if known_m is None else "RGB+ED"
+    known = view.known_depth if weights.depth else None
+    mode: Literal["RGB", "RGB+ED"] = "RGB" if known is None else "RGB+ED"
     drawn, _ = render_view(gaussians, view, degree=degree, mode=mode, backend=backend)
     photo = view.image.to(drawn) / 255
     seen = drawn[..., :3] if log_gain is None else exposed(drawn[..., :3], log_gain)
     loss = photometric_loss(seen, photo, weights.dssim, mask=view.counted)
-    if known_m is not None:
-        loss = loss + weights.depth * disparity_loss(drawn[..., 3], known_m, view.counted, scale_m)
+    if known is not None:
+        found_m = drawn[..., 3].flatten()[known[0]]
+        loss = loss + weights.depth * disparity_loss(found_m, known[1].to(found_m), scale_m)
     if weights.opacity:
         loss = loss + weights.opacity * gaussians.opacities.mean()
     if weights.scale:

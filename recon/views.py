@@ -2,11 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -45,11 +46,26 @@ class View:
         """Height and width."""
         return self.image.shape[0], self.image.shape[1]
 
+    @cached_property
+    def known_depth(self) -> tuple[Int64[Tensor, "k"], Float[Tensor, "k"]] | None:
+        """Places in the flattened image of counted pixels whose depth is known, and 1 / depth; None without any."""
+        return None if self.depth_m is None else known_pixels(self.depth_m, self.counted)
+
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
         parts = (self.image, self.counted, self.depth_m)
         return sum(part.nbytes for part in parts if part is not None)
+
+
+def known_pixels(
+    depth_m: Float[Tensor, "h w"], counted: Bool[Tensor, "h w"] | None
+) -> tuple[Int64[Tensor, "k"], Float[Tensor, "k"]] | None:
+    """See `View.known_depth`."""
+    known = (depth_m > 0) & torch.isfinite(depth_m)
+    known = known if counted is None else known & counted
+    places = torch.nonzero(known.flatten())[:, 0]
+    return (places, 1 / depth_m.flatten()[places]) if len(places) else None
 
 
 class Views(Sequence[View]):
@@ -163,11 +179,14 @@ def _depth_of(frame: Frame, name: str, lidar_first: bool) -> Tensor | None:
 
 def lidar_depth(frame: Frame) -> Float[ndarray, "h w"]:
     """Depth of a frame's LiDAR points in its image, float32, 0 where none falls; the nearest of several."""
-    camera = frame.camera
+    camera, points = frame.camera, frame.points_lidar
+    if points is not None:  # returns that a sensor marks as lost
+        frame = replace(frame, points_lidar=points[(np.abs(points[:, :3]) < FARTHEST_M).all(axis=1)])
     uv, z = camera.project(frame.points_world())
-    columns, rows = np.floor(uv).astype(np.int64).T
-    seen = (z > 0.1) & (columns >= 0) & (columns < camera.width_px) & (rows >= 0) & (rows < camera.height_px)
+    size_px = (camera.width_px, camera.height_px)
+    seen = (z > 0.1) & (uv >= 0).all(axis=1) & (uv < size_px).all(axis=1)
+    columns, rows = uv[seen].astype(np.int64).T
     depth_m = np.full((camera.height_px, camera.width_px), np.inf, np.float32)
-    np.minimum.at(depth_m, (rows[seen], columns[seen]), z[seen].astype(np.float32))
+    np.minimum.at(depth_m, (rows, columns), z[seen].astype(np.float32))
     depth_m[np.isinf(depth_m)] = 0
     return depth_m
