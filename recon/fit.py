@@ -64,7 +64,7 @@ class FitConfig:
     logit_opacities_lr: float = 5e-2
     sh_lr: float = 1e-2
     exposures_lr: float = 3e-3
-    last_lr: float = 0.1
+    last_lr: float = 0.03
     densify_every: int = 50
     noise_lr: float = 0.0
 

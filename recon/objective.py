@@ -13,6 +13,8 @@ from recon.render import Backend, rasterize
 from recon.ssim import photometric_loss
 from recon.views import View
 
+Mode = Literal["RGB", "RGB+D", "RGB+ED"]
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -45,10 +47,10 @@ def render_view(
     view: View,
     *,
     degree: int | None = None,
-    mode: Literal["RGB", "RGB+ED"] = "RGB",
+    mode: Mode = "RGB",
     backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "h w d"], Float[Tensor, "h w"]]:
-    """Image (with expected depth last, if asked for) and alpha of Gaussians in a view's camera, black behind them.
+    """Image (with depth last, if asked for) and alpha of Gaussians in a view's camera, black behind them.
 
     Args:
         gaussians: the scene.
@@ -103,13 +105,14 @@ def view_loss(
         degree, backend: see `render_view`.
     """
     known = view.known_depth if weights.depth else None
-    mode: Literal["RGB", "RGB+ED"] = "RGB" if known is None else "RGB+ED"
-    drawn, _ = render_view(gaussians, view, degree=degree, mode=mode, backend=backend)
+    mode: Mode = "RGB" if known is None else "RGB+D"
+    drawn, alpha = render_view(gaussians, view, degree=degree, mode=mode, backend=backend)
     photo = view.image.to(drawn) / 255
-    seen = drawn[..., :3] if log_gain is None else exposed(drawn[..., :3], log_gain)
+    rgb, depth = drawn.split([3, drawn.shape[-1] - 3], dim=-1)
+    seen = rgb if log_gain is None else exposed(rgb, log_gain)
     loss = photometric_loss(seen, photo, weights.dssim, mask=view.counted)
     if known is not None:
-        found_m = drawn[..., 3].flatten()[known[0]]
+        found_m = depth.flatten()[known[0]] / alpha.flatten()[known[0]].clamp_min(1e-10)  # expected depth there
         loss = loss + weights.depth * disparity_loss(found_m, known[1].to(found_m), scale_m)
     if weights.opacity:
         loss = loss + weights.opacity * gaussians.opacities.mean()

@@ -1,6 +1,7 @@
 """The MCMC strategy: equation 9 by numeric integrals, the cap, moments, noise, determinism."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from torch import Tensor
 from recon.densify import (
     DensifyConfig,
     DensifyState,
+    DrawBy,
     Moments,
     densify,
     grow,
     install,
     moments_of,
+    pull,
     relocate,
     sgld_noise,
     shared_shape,
@@ -240,3 +243,40 @@ def test_more_than_the_cap_to_begin_with() -> None:
         grow(scene(11), {}, STATE, DensifyConfig(cap=10), step=100)
     with pytest.raises(ValueError, match="seed must not be negative"):
         DensifyState.start(CONFIG, seed=-1)
+
+
+# What is drawn.
+
+
+def pulled(sizes_m: list[float], gradients: list[float]) -> tuple[Gaussians, dict[str, dict[str, torch.Tensor]]]:
+    """Gaussians of one opacity with the squared gradients that Adam would keep of their means."""
+    count = len(sizes_m)
+    balls = Gaussians.from_points(torch.randn(count, 3), torch.rand(count, 3), opacity=0.5)
+    scales = torch.tensor(sizes_m).log()[:, None] - torch.tensor([0.0, 1.0, 2.0])
+    squared = torch.tensor(gradients)[:, None] ** 2 * torch.tensor([1.0, 0.0, 0.0])
+    moments = {"means": {"exp_avg": torch.zeros(count, 3), "exp_avg_sq": squared}}
+    return replace(balls, log_scales=scales), moments
+
+
+def test_pull_is_gradient_times_largest_scale() -> None:
+    gaussians, moments = pulled([0.5, 2.0, 0.1], [3.0, 1.0, 0.0])
+    torch.testing.assert_close(pull(gaussians, moments), torch.tensor([1.5, 2.0, 0.0], dtype=torch.float64))
+    assert pull(gaussians, {}).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("draw_by", ["pull", "opacity"])
+def test_growth_follows_what_is_drawn_by(draw_by: DrawBy) -> None:
+    gaussians, moments = pulled([1.0] * 100, [0.0] * 99 + [1.0])
+    config = DensifyConfig(200, grow=2, draw_by=draw_by)
+    grown = grow(gaussians, moments, DensifyState.start(config, 0), config, 1).gaussians
+    copies = (grown.means[100:] == gaussians.means[99]).all(dim=1).sum()
+    assert copies == 100 if draw_by == "pull" else copies < 10
+
+
+def test_the_dead_move_to_what_is_pulled() -> None:
+    gaussians, moments = pulled([1.0] * 10, [0.0] * 9 + [1.0])
+    logits = torch.cat([torch.full((4,), -20.0), gaussians.logit_opacities[4:]])
+    config = DensifyConfig(10, draw_by="pull")
+    moved = relocate(replace(gaussians, logit_opacities=logits), moments, DensifyState.start(config, 0), config, 1)
+    assert moved.changed == 4
+    assert (moved.gaussians.means[:4] == gaussians.means[9]).all()
