@@ -171,8 +171,9 @@ def photo_rows(data: Path, out: Path) -> list[harness.Row]:
     rows: list[harness.Row] = []
     for name, (cap, degree) in PHOTOS.items():
         before_mb = peak_mb()
-        plan = plan_memory(MEMORY_BYTES, cap, degree)
-        scene = open_scene(str(data / name), Selection(holdout=5, longest_side_px=640), plan.image_bytes // 2)
+        scene = open_scene(str(data / name), Selection(holdout=5, longest_side_px=640), round(0.15 * MEMORY_BYTES))
+        camera = scene.train[0].camera
+        plan = plan_memory(MEMORY_BYTES, cap, degree, camera.width_px * camera.height_px)
         outcome, test = fitted(scene, FitConfig(PHOTO_STEPS, plan.cap, degree))
         _, sheet = judge(outcome.gaussians, test)
         Image.fromarray(sheet).save(out / f"fit-{name}.png")

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from fl_app.cli_recon_show import SceneArgument, read_scene, render, scene_errors_as_exit, view
 from fl_app.console import say
-from fl_app.scene_data import Selection, open_scene
+from fl_app.scene_data import SceneData, Selection, open_scene
 from fl_app.scene_fit import judge, open_state, run, saver
 from perception.datasets.base import DataError
 from recon.evaluate import ViewScore, gains_between, mean_scores
 from recon.fit import WEIGHTS, FitConfig
 from recon.gaussians import Gaussians
 from recon.initial import SOURCES
-from recon.memory import plan_memory, ply_bytes
+from recon.memory import IMAGE_SHARE, plan_memory, ply_bytes
 from recon.metrics import lpips
 from recon.ply import write_ply
 from recon.spz import write_spz
@@ -55,7 +55,7 @@ def fit_command(
     points: Annotated[str, typer.Option(help=f"Where to start: {', '.join(SOURCES)}.")] = "auto",
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time and keep what there is.")] = None,
     max_mb: Annotated[float | None, typer.Option(help="Lower the cap so that the .ply is at most this large.")] = None,
-    memory_mb: Annotated[float | None, typer.Option(help="Memory for the fit, beside the program itself.")] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="Memory for the fit, beside 1 GB for the program.")] = None,
     depth_weight: Annotated[float, typer.Option(min=0, help="Of depth, where frames know it.")] = WEIGHTS.depth,
     first: First = 0,
     frames: Frames = 0,
@@ -74,11 +74,12 @@ def fit_command(
         torch.set_num_threads(threads or torch.get_num_threads())
         selection = Selection(first, frames, apart, holdout, longest_side, keep_moving)
         config = FitConfig(steps, cap, degree, seed, replace(WEIGHTS, depth=depth_weight))
-        config, image_bytes = _budgets(config, max_mb, memory_mb)
-        scene = open_scene(data, selection, image_bytes // 2)
+        cache_bytes = 1 << 30 if memory_mb is None else round(IMAGE_SHARE * _positive("--memory-mb", memory_mb) * 1e6)
+        scene = open_scene(data, selection, cache_bytes // 2)
+        config = _within(config, scene, max_mb, memory_mb)
         for line in scene.missing:
             say(f"note: {line}")
-        views = scene.learned(with_depth=bool(depth_weight), cache_bytes=image_bytes // 2)
+        views = scene.learned(with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
         path = out.with_name(out.name + ".fit")
         state = open_state(path, resume, scene, views, config, points)
         save = saver(path, state, config, scene, points)
@@ -149,22 +150,25 @@ def _check_before(out: Path, seconds: float | None, lpips_weights: Path | None) 
         lpips(grey, grey, lpips_weights)
 
 
-def _budgets(config: FitConfig, max_mb: float | None, memory_mb: float | None) -> tuple[FitConfig, int]:
-    """The config with its cap lowered to what the budgets allow, and the bytes for images."""
-    cap, image_bytes = config.cap, 1 << 30
-    for name, value in (("--max-mb", max_mb), ("--memory-mb", memory_mb)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise DataError(f"{name} must be a positive number, got {value}")
+def _within(config: FitConfig, scene: SceneData, max_mb: float | None, memory_mb: float | None) -> FitConfig:
+    """The config with its cap lowered to what the budgets allow."""
+    cap, camera = config.cap, scene.train[0].camera
     if max_mb is not None:
-        cap = min(cap, (int(max_mb * 1e6) - HEADER_BYTES) // ply_bytes(config.degree))
+        cap = min(cap, (int(_positive("--max-mb", max_mb) * 1e6) - HEADER_BYTES) // ply_bytes(config.degree))
         if cap < 1:
             raise DataError(f"--max-mb {max_mb}: holds no Gaussian ({ply_bytes(config.degree)} bytes each); give more")
     if memory_mb is not None:
-        plan = plan_memory(round(memory_mb * 1e6), cap, config.degree)
-        cap, image_bytes = plan.cap, plan.image_bytes
+        pixels = camera.width_px * camera.height_px
+        cap = plan_memory(round(memory_mb * 1e6), cap, config.degree, pixels).cap
     if cap < config.cap:
         say(f"the budget lowers the cap from {config.cap} to {cap} Gaussians")
-    return replace(config, cap=cap), image_bytes
+    return replace(config, cap=cap)
+
+
+def _positive(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise DataError(f"{name} must be a positive number, got {value}")
+    return value
 
 
 def _report(

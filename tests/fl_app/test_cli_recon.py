@@ -179,8 +179,8 @@ def test_a_smaller_file_of_the_same_scene(original: Path, tmp_path: Path) -> Non
 
 
 def test_a_memory_budget_lowers_the_cap(original: Path, tmp_path: Path) -> None:
-    words = done("fit", original, "-o", tmp_path / "scene.ply", *OPTIONS, "--memory-mb", "0.3")
-    assert "the budget lowers the cap from 200 to 144 Gaussians" in words  # 70 % of it over 1456 bytes each
+    words = done("fit", original, "-o", tmp_path / "scene.ply", *OPTIONS, "--memory-mb", "0.2")
+    assert "the budget lowers the cap from 200 to 171 Gaussians" in words  # 70 % of it over 816 bytes each
 
 
 def test_a_time_budget_keeps_what_there_is_and_goes_on(original: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_time_budget_keeps_what_there_is_and_goes_on(original: Path, tmp_path:
         (["--holdout", "1"], "cube: all 6 frames are held out; choose a larger holdout, or 0 for none"),
         (["--first", "6"], "from number 6 on; it has 6"),
         (["--max-mb", "0.00001"], "--max-mb 1e-05: holds no Gaussian"),
-        (["--memory-mb", "0.1"], "a memory budget of 0.1 MB holds 48 Gaussians; give more"),
+        (["--memory-mb", "0.1"], "a memory budget of 0.1 MB holds 85 Gaussians; give more"),
         (["--depth-weight", "nan"], "LossWeights.depth must be finite and not negative, got nan"),
     ],
 )
