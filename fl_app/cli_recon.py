@@ -65,6 +65,7 @@ def fit_command(
     keep_moving: KeepMoving = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda (needs gsplat).")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was broken off.")] = False,
     lpips_weights: Lpips = None,
 ) -> None:
@@ -81,7 +82,7 @@ def fit_command(
             say(f"note: {line}")
         views = scene.learned(with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
         path = out.with_name(out.name + ".fit")
-        state = open_state(path, resume, scene, views, config, points)
+        state = open_state(path, resume, scene, views, config, points, device)
         save = saver(path, state, config, scene, points)
         stop = run(state, config, views, seconds=seconds, save=save)
         save()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,19 +43,23 @@ def first_gaussians(data: SceneData, config: FitConfig, source: str) -> tuple[Ga
     return points.gaussians(), points.source
 
 
-def open_state(path: Path, resume: bool, data: SceneData, views: Views, config: FitConfig, source: str) -> FitState:
-    """The state of a fit that goes on, else of a new one.
+def open_state(
+    path: Path, resume: bool, data: SceneData, views: Views, config: FitConfig, source: str, device: str = "cpu"
+) -> FitState:
+    """The state of a fit that goes on, else of a new one on a device.
 
     Raises:
-        ValueError: nothing to go on from, or it does not fit; and as `first_gaussians`.
+        ValueError: nothing to go on from, or it does not fit, or there is no such device; and as `first_gaussians`.
     """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch finds no GPU here; use cpu")
     if resume:
         state = load_fit(path, config, f"{data.describe()}, points {source}")
         say(f"going on from step {state.step} of {config.steps}, {len(state.gaussians)} Gaussians")
         return state
     gaussians, label = first_gaussians(data, config, source)
     say(f"{len(gaussians)} initial points: {label}")
-    return start(gaussians, config, views)
+    return start(gaussians.to(device=device), config, views)
 
 
 def run(state: FitState, config: FitConfig, views: Views, *, seconds: float | None, save: Callable[[], None]) -> Stop:

@@ -63,7 +63,8 @@ def score_view(
     """
     with torch.no_grad():
         drawn, _ = render_view(gaussians, view, mode="RGB+ED" if view.depth_m is not None else "RGB", backend=backend)
-    seen = drawn[..., :3] if log_gain is None else exposed(drawn[..., :3], log_gain)
+    drawn = drawn.cpu()  # scores are computed where the photo is
+    seen = drawn[..., :3] if log_gain is None else exposed(drawn[..., :3], log_gain.to(drawn))
     photo, image = view.image.to(drawn) / 255, seen.clamp(0, 1)
     if view.counted is not None:
         if not view.counted.any():

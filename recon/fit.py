@@ -151,7 +151,8 @@ def start(gaussians: Gaussians, config: FitConfig, views: Sequence[View]) -> Fit
     scale_m, count = scene_scale(gaussians, views), len(gaussians)
     optimizer = make_optimizer(gaussians.with_degree(config.degree), config, scale_m)
     draws = DensifyState.start(config.densify_config(count), config.seed)
-    return FitState(optimizer, exposure_optimizer(len(views), config), 0, scale_m, count, draws)
+    exposures = exposure_optimizer(len(views), config, gaussians.means.device)
+    return FitState(optimizer, exposures, 0, scale_m, count, draws)
 
 
 def make_optimizer(gaussians: Gaussians, config: FitConfig, scale_m: float) -> torch.optim.Adam:
@@ -166,9 +167,11 @@ def make_optimizer(gaussians: Gaussians, config: FitConfig, scale_m: float) -> t
     return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
 
-def exposure_optimizer(views: int, config: FitConfig) -> torch.optim.Adam:
+def exposure_optimizer(views: int, config: FitConfig, device: torch.device | str = "cpu") -> torch.optim.Adam:
     """Adam over gains of 1."""
-    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(views, 3))], lr=config.exposures_lr, eps=1e-15, fused=True)
+    return torch.optim.Adam(
+        [torch.nn.Parameter(torch.zeros(views, 3, device=device))], lr=config.exposures_lr, eps=1e-15, fused=True
+    )
 
 
 def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: Backend = "auto") -> float:

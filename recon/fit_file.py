@@ -102,7 +102,7 @@ def _restored(content: dict[str, Any], config: FitConfig) -> FitState:
     ]
     optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
     optimizer.load_state_dict(content["optimizer"])
-    exposures = exposure_optimizer(len(content["log_gains"]), config)
+    exposures = exposure_optimizer(len(content["log_gains"]), config, content["log_gains"].device)
     exposures.param_groups[0]["params"][0].data.copy_(content["log_gains"])
     exposures.load_state_dict(content["exposures"])
     count = content["start_count"]

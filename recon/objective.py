@@ -110,9 +110,11 @@ def view_loss(
     photo = view.image.to(drawn) / 255
     rgb, depth = drawn.split([3, drawn.shape[-1] - 3], dim=-1)
     seen = rgb if log_gain is None else exposed(rgb, log_gain)
-    loss = photometric_loss(seen, photo, weights.dssim, mask=view.counted)
+    counted = None if view.counted is None else view.counted.to(drawn.device)
+    loss = photometric_loss(seen, photo, weights.dssim, mask=counted)
     if known is not None:
-        found_m = depth.flatten()[known[0]] / alpha.flatten()[known[0]].clamp_min(1e-10)  # expected depth there
+        places = known[0].to(drawn.device)
+        found_m = depth.flatten()[places] / alpha.flatten()[places].clamp_min(1e-10)  # expected depth there
         loss = loss + weights.depth * disparity_loss(found_m, known[1].to(found_m), scale_m)
     if weights.opacity:
         loss = loss + weights.opacity * gaussians.opacities.mean()
