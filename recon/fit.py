@@ -4,7 +4,6 @@ A step is a pure function of what `FitState` holds and of (seed, step): a fit th
 the same bits as one that was never interrupted.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,88 +16,20 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from recon.densify import DensifyConfig, DensifyState, densify, install, moments_of, sgld_noise
+from recon.densify import DensifyState, densify, install, moments_of, sgld_noise
 from recon.exposure import centred
+from recon.fit_config import WEIGHTS, FitConfig
 from recon.gaussians import Gaussians
-from recon.objective import LossWeights, render_view, view_loss
+from recon.objective import view_loss
+from recon.optimizer import exposure_optimizer, joined_gaussians, make_optimizer, split_tensors
 from recon.render import Backend
+from recon.scene_scale import scene_scale
 from recon.views import View
 
-WEIGHTS: Final = LossWeights(depth=0.1, opacity=0.003)
-START_SHARE: Final = 0.7  # of the cap
-DEAD: Final = 0.03  # opacity below which a Gaussian is sent elsewhere
-SCALE_VIEWS: Final = 16  # that are looked at to find it
+__all__ = ["WEIGHTS", "FitConfig", "FitState", "Progress", "Stop", "advance", "fit", "pick_view", "start"]
+
 _ORDER: Final = 3  # purpose of a random stream, beside those of `recon.densify`
 Stop = Literal["steps", "time", "interrupt"]
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Hyper-parameters of a fit. Learning rates of the means are in units of `FitState.scale_m`.
-
-    Args:
-        steps: images that are looked at, one a step.
-        cap: the most Gaussians there may be.
-        degree: of the spherical harmonics, 0..3; bands come in one after the other.
-        seed: decides everything random.
-        weights: of the terms of the loss.
-        means_lr: at the first step; it falls to `last_lr` of that.
-        quats_lr, log_scales_lr, logit_opacities_lr, sh_lr: the same all along; bands above 0 get a twentieth.
-        exposures_lr: of the views' gains, see `recon.exposure`; 0 leaves them at 1. It falls as that of the means does.
-        last_lr: learning rate of the means at the last step, as a share of the first.
-        densify_every: steps between changes of the set.
-        noise_lr: see `DensifyConfig`.
-
-    Raises:
-        ValueError: a value is out of range; the message names it.
-    """
-
-    steps: int = 3000
-    cap: int = 50_000
-    degree: int = 0
-    seed: int = 0
-    weights: LossWeights = WEIGHTS
-    means_lr: float = 2e-3
-    quats_lr: float = 2e-3
-    log_scales_lr: float = 1.5e-2
-    logit_opacities_lr: float = 5e-2
-    sh_lr: float = 1e-2
-    exposures_lr: float = 3e-3
-    last_lr: float = 0.03
-    densify_every: int = 50
-    noise_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "cap", "densify_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"FitConfig.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.degree <= 3:
-            raise ValueError(f"FitConfig.degree lies in 0..3, got {self.degree}")
-        for name in (name for name in self.__dataclass_fields__ if name.endswith("_lr")):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"FitConfig.{name} must be finite and not negative, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"FitConfig.seed must not be negative, got {self.seed}")
-
-    @property
-    def start_points(self) -> int:
-        """Initial points to ask for; the rest of the cap is for where the scene turns out to need it."""
-        return max(round(START_SHARE * self.cap), 1)
-
-    def densify_config(self, start_count: int) -> DensifyConfig:
-        """Changes from 5 % to 80 % of the steps, the cap reached half way from `start_count` on.
-
-        Where these are fewer than `densify_every`, the set does not change.
-        """
-        start, stop = self.steps // 20, round(0.8 * self.steps)
-        times = max((self.steps // 2 - start) // self.densify_every, 1)
-        grow = max(self.cap / max(start_count, 1), 1.0) ** (1 / times)
-        limits: dict[str, Any] = {"start": start, "stop": stop, "every": self.densify_every, "grow": grow}
-        return DensifyConfig(self.cap, **limits, min_opacity=DEAD, noise_lr=self.noise_lr, draw_by="pull")
-
-    def degree_at(self, step: int) -> int:
-        """Bands come in at a tenth, two tenths and three tenths of the steps."""
-        return min(self.degree, step * 10 // self.steps)
 
 
 @dataclass
@@ -124,7 +55,7 @@ class FitState:
     @property
     def gaussians(self) -> Gaussians:
         """The scene, whose tensors are, or are made of, the optimizer's parameters."""
-        return _joined({group["name"]: group["params"][0] for group in self.optimizer.param_groups})
+        return joined_gaussians({group["name"]: group["params"][0] for group in self.optimizer.param_groups})
 
     @property
     def log_gains(self) -> Float[Tensor, "v 3"]:
@@ -153,25 +84,6 @@ def start(gaussians: Gaussians, config: FitConfig, views: Sequence[View]) -> Fit
     draws = DensifyState.start(config.densify_config(count), config.seed)
     exposures = exposure_optimizer(len(views), config, gaussians.means.device)
     return FitState(optimizer, exposures, 0, scale_m, count, draws)
-
-
-def make_optimizer(gaussians: Gaussians, config: FitConfig, scale_m: float) -> torch.optim.Adam:
-    """Adam over copies of the Gaussians' tensors."""
-    rates = {"quats": config.quats_lr, "log_scales": config.log_scales_lr, "sh_0": config.sh_lr}
-    rates |= {"means": config.means_lr * scale_m, "logit_opacities": config.logit_opacities_lr}
-    rates |= {"sh_rest": config.sh_lr / 20}
-    groups = [
-        {"name": name, "params": [torch.nn.Parameter(tensor.detach().clone())], "lr": rates[name]}
-        for name, tensor in _split(gaussians).items()
-    ]
-    return torch.optim.Adam(groups, eps=1e-15, fused=True)
-
-
-def exposure_optimizer(views: int, config: FitConfig, device: torch.device | str = "cpu") -> torch.optim.Adam:
-    """Adam over gains of 1."""
-    return torch.optim.Adam(
-        [torch.nn.Parameter(torch.zeros(views, 3, device=device))], lr=config.exposures_lr, eps=1e-15, fused=True
-    )
 
 
 def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: Backend = "auto") -> float:
@@ -215,7 +127,7 @@ def _explore(state: FitState, config: FitConfig, means_lr: float, step: int) -> 
             gaussians.means.add_(sgld_noise(gaussians, means_lr, state.draws, limits, step))
     if limits.due(step):
         changed = densify(state.gaussians, moments_of(state.optimizer), state.draws, limits, step)
-        install(state.optimizer, _split(changed.gaussians), changed.moments)
+        install(state.optimizer, split_tensors(changed.gaussians), changed.moments)
 
 
 def pick_view(seed: int, step: int, count: int) -> int:
@@ -227,38 +139,6 @@ def pick_view(seed: int, step: int, count: int) -> int:
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> Int64[ndarray, "v"]:
     return np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
-
-
-def scene_scale(gaussians: Gaussians, views: Sequence[View], backend: Backend = "auto") -> float:
-    """Median over pixels of the depth that a scene shows in some of the views, metres.
-
-    Not below a fifth of the radius of the cameras, which Gaussians right before a lens would cause.
-
-    Raises:
-        ValueError: nothing is in view of any camera.
-    """
-    chosen = np.linspace(0, len(views) - 1, min(len(views), SCALE_VIEWS)).round().astype(int)
-    depths = [depth for index in chosen if len(depth := _depths(gaussians, views[int(index)], backend))]
-    if not depths:
-        raise ValueError(
-            f"none of the {len(gaussians)} Gaussians shows in any of {len(chosen)} views; check the poses "
-            "(world from camera; camera axes x right, y down, z forward)"
-        )
-    radius_m = _camera_radius(views)
-    return max(float(torch.cat(depths).median()), 0.2 * radius_m)
-
-
-def _camera_radius(views: Sequence[View]) -> float:
-    poses = torch.stack([view.viewmat for view in views])
-    centres = -torch.einsum("nji,nj->ni", poses[:, :3, :3], poses[:, :3, 3])
-    return float((centres - centres.mean(dim=0)).norm(dim=1).max())
-
-
-@torch.no_grad()
-def _depths(gaussians: Gaussians, view: View, backend: Backend) -> Tensor:
-    """Of the pixels that are at least half as covered as the most covered one."""
-    drawn, alpha = render_view(gaussians.with_degree(0), view, mode="RGB+ED", backend=backend)
-    return drawn[..., 3][(alpha > 0) & (alpha >= 0.5 * alpha.max())]
 
 
 def fit(
@@ -295,16 +175,3 @@ def fit(
         if on_step is not None:
             on_step(Progress(state.step, loss, len(state.optimizer.param_groups[0]["params"][0])))
     return "steps"
-
-
-def _split(gaussians: Gaussians) -> dict[str, Tensor]:
-    """The tensors that are learned, by name: spherical harmonics in two, since their learning rates differ."""
-    tensors = gaussians.tensors()
-    sh = tensors.pop("sh")
-    return tensors | {"sh_0": sh[:, :1]} | ({"sh_rest": sh[:, 1:]} if sh.shape[1] > 1 else {})
-
-
-def _joined(parameters: dict[str, Tensor]) -> Gaussians:
-    parts = [parameters[name] for name in ("sh_0", "sh_rest") if name in parameters]
-    rest = {name: tensor for name, tensor in parameters.items() if not name.startswith("sh_")}
-    return Gaussians.unchecked(**rest, sh=torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])

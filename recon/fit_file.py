@@ -11,7 +11,8 @@ from typing import Any, Final
 import torch
 
 from recon.densify import DensifyState
-from recon.fit import FitConfig, FitState, exposure_optimizer
+from recon.fit import FitConfig, FitState
+from recon.optimizer import exposure_optimizer
 
 VERSION: Final = 1
 UNREADABLE: Final = (

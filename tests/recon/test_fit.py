@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from geometry import SE3, Camera, Frame
 from recon.evaluate import mean_scores, score
-from recon.fit import FitConfig, FitState, Progress, advance, fit, make_optimizer, pick_view, scene_scale, start
+from recon.fit import FitConfig, FitState, Progress, advance, fit, pick_view, start
 from recon.gaussians import Gaussians
 from recon.movie import render_camera
 from recon.objective import LossWeights, view_loss
+from recon.optimizer import make_optimizer
+from recon.scene_scale import scene_scale
 from recon.trajectories import turntable
 from recon.views import View, Views
 
