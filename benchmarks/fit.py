@@ -64,6 +64,7 @@ class Outcome:
     ssim: float
     cpu_s: float
     depth_abs_rel: float | None
+    log_gains: Float[Tensor, "v 3"]
 
     def row(self) -> dict[str, harness.Value]:
         """Figures for a table."""
@@ -105,7 +106,7 @@ def outcome_of(state: FitState, views: Views, test: Views, cpu_s: float) -> Outc
     gaussians = state.gaussians.detach()
     log_gains = gains_between(state.log_gains, views, test)
     means = mean_scores(score(gaussians, test, log_gains))
-    return Outcome(gaussians, means["psnr_db"], means["ssim"], cpu_s, means.get("depth_abs_rel"))
+    return Outcome(gaussians, means["psnr_db"], means["ssim"], cpu_s, means.get("depth_abs_rel"), log_gains)
 
 
 def published_db(seed: int) -> float:
@@ -175,7 +176,7 @@ def photo_rows(data: Path, out: Path) -> list[harness.Row]:
         camera = scene.train[0].camera
         plan = plan_memory(MEMORY_BYTES, cap, degree, camera.width_px * camera.height_px)
         outcome, test = fitted(scene, FitConfig(PHOTO_STEPS, plan.cap, degree))
-        _, sheet = judge(outcome.gaussians, test)
+        _, sheet = judge(outcome.gaussians, test, outcome.log_gains)
         Image.fromarray(sheet).save(out / f"fit-{name}.png")
         memory_mb = max(peak_mb() - before_mb, 0)
         finite = all(bool(torch.isfinite(tensor).all()) for tensor in outcome.gaussians.tensors().values())
@@ -194,7 +195,7 @@ def street_row(seed: int, out: Path) -> harness.Row:
     torch.set_num_threads(1)
     scene = street(seed)
     outcome, test = fitted(scene, FitConfig(STEPS, CAP))
-    Image.fromarray(judge(outcome.gaussians, test)[1]).save(out / f"fit-street-{seed}.png")
+    Image.fromarray(judge(outcome.gaussians, test, outcome.log_gains)[1]).save(out / f"fit-street-{seed}.png")
     return {"data": scene.name, "frames": len(scene.train), **outcome.row(), **surface_row(scene, outcome.gaussians)}
 
 

@@ -191,7 +191,10 @@ def _report(
     table, picture = out.with_suffix(".scores.csv"), out.with_suffix(".views.png")
     _write_csv(table, rows)
     Image.fromarray(sheet).save(picture)
-    say(f"{table}: one line a view; {picture}: photo, rendered, four times the difference")
+    say(
+        f"{table}: one line a view; {picture}: photo, rendered (what does not count is the photo's), "
+        "four times the difference"
+    )
 
 
 def _exposed(score: ViewScore) -> dict[str, float | str]:
