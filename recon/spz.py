@@ -4,6 +4,9 @@ Coordinates are written as they are; a viewer that takes the file for OpenGL's a
 """
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -45,7 +48,8 @@ def write_spz(path: Path, gaussians: Gaussians) -> None:
         format="ply",
     )
     part = path.with_name(path.name + ".part")
-    gsply.write_spz(part, data)
+    with _quiet():
+        gsply.write_spz(part, data)
     os.replace(part, path)
 
 
@@ -58,7 +62,8 @@ def read_spz(path: Path) -> Gaussians:
     """
     gsply = _gsply()
     try:
-        data = gsply.read_spz(path)
+        with _quiet():
+            data = gsply.read_spz(path)
         sh = data.sh0[:, None] if data.shN is None else np.concatenate([data.sh0[:, None], data.shN], axis=1)
         columns = (data.means, data.quats, data.scales, data.opacities.reshape(-1), sh)
         return Gaussians(*[torch.from_numpy(np.array(column, np.float32)) for column in columns])
@@ -66,6 +71,14 @@ def read_spz(path: Path) -> Gaussians:
         raise ValueError(
             f"{path}: no readable .spz ({type(error).__name__}: {error}); copy or export it again"
         ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """numba, which gsply compiles with, says when it passes over a TBB that is too old; it then takes OpenMP."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The TBB threading layer")
+        yield
 
 
 def _gsply() -> ModuleType:
