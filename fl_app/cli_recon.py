@@ -90,10 +90,7 @@ def fit_command(
             say(f"interrupted at step {state.step} of {steps}; --resume goes on from {path}")
             raise typer.Exit(130)
         gaussians = state.gaussians.detach()
-        WRITERS[out.suffix](out, gaussians)
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        size_mb = out.stat().st_size / 1e6
-        say(f"{out}: {len(gaussians)} Gaussians, {size_mb:.1f} MB; peak memory of the program {peak_mb:.0f} MB")
+        _write(out, gaussians)
         if len(scene.test):
             test = scene.judged()
             _report(gaussians, test, "held back", out, lpips_weights, gains_between(state.log_gains, views, test))
@@ -130,6 +127,13 @@ def eval_command(
             raise DataError("no frames are held back (--holdout), so there is nothing to judge by; or use --all")
         views = scene.judged(judged)
         _report(gaussians, views, "looked at" if every else "held back", scene_file, lpips_weights)
+
+
+def _write(out: Path, gaussians: Gaussians) -> None:
+    WRITERS[out.suffix](out, gaussians)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    size_mb = out.stat().st_size / 1e6
+    say(f"{out}: {len(gaussians)} Gaussians, {size_mb:.1f} MB; peak memory of the program {peak_mb:.0f} MB")
 
 
 def _check_before(out: Path, seconds: float | None, lpips_weights: Path | None) -> None:

@@ -1,6 +1,7 @@
 """What is built on the partition: re-plan, the level of vehicles, latency and the picture."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from recon.partition import (
     Assumptions,
     Latencies,
+    Partition,
     Problem,
     Worker,
     exact,
@@ -29,7 +31,7 @@ from tests.recon.test_partition import make_problem
 
 
 @pytest.mark.parametrize("solve", [exact, shift_boundaries])
-def test_nothing_changed_nothing_moves(solve) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_changed_nothing_moves(solve: Callable[[Problem], Partition]) -> None:
     problem = make_problem(300, 6)
     found = solve(problem)
     again = replan(problem, owner_names(problem, found))

@@ -1,0 +1,70 @@
+"""A new partition when workers join, leave or change speed, with as few cameras moved as that takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from recon.partition.chains import cheapest_assignment
+from recon.partition.exact import optimum_s
+from recon.partition.model import Partition, Problem, partition_of
+
+
+@dataclass(frozen=True, eq=False)
+class Replan:
+    """A new partition and what changed.
+
+    Args:
+        partition: the new one.
+        moved: cameras whose owner is another than before, or that had none [n].
+        optimum_s: the least makespan that any partition has now.
+    """
+
+    partition: Partition
+    moved: Bool[ndarray, "n"]
+    optimum_s: float
+
+
+def owner_names(problem: Problem, partition: Partition) -> list[str]:
+    """The name of each camera's owner: what `replan` takes, however the workers' order changes."""
+    return [problem.workers[worker].name for worker in partition.owner]
+
+
+def replan(problem: Problem, before: Sequence[str | None], slack: float = 0.05) -> Replan:
+    """The fewest moves after which the makespan is at most (1 + slack) times the least possible.
+
+    Among partitions with as few moves, the one of least sum of squared distances.
+
+    Args:
+        problem: cameras and workers as they are now.
+        before: name of each camera's owner until now; None, or a worker that is gone, for a camera without.
+        slack: what balance is given up for fewer moves, 0 or more.
+
+    Raises:
+        ValueError: `before` is not as long as the cameras, slack is negative, or as `optimum_s`.
+    """
+    if len(before) != len(problem):
+        raise ValueError(f"before names the owners of {len(before)} cameras, want one for each of {len(problem)}")
+    if not slack >= 0:
+        raise ValueError(f"slack must be 0 or more, got {slack}")
+    index = {worker.name: k for k, worker in enumerate(problem.workers)}
+    held = np.array([-1 if name is None else index.get(name, -1) for name in before])
+    least_s = optimum_s(problem)
+    costs = problem.costs_m2 + _move_cost_m2(problem) * _moves(held, len(problem.workers))
+    owner = cheapest_assignment(costs, problem.capacities((1 + slack) * least_s))
+    return Replan(partition_of(problem, owner), owner != held, least_s)
+
+
+def _moves(held: Int[ndarray, "n"], workers: int) -> Bool[ndarray, "n m"]:
+    """Which choices move a camera that could stay; one without owner has to move in any case."""
+    return (held[:, None] != np.arange(workers)) & (held >= 0)[:, None]
+
+
+def _move_cost_m2(problem: Problem) -> float:
+    """More than one move can save in squared distance.
+
+    Two partitions differ by chains and rings of at most m + 1 hand-overs, and each saves at most the largest cost.
+    """
+    return (len(problem.workers) + 2) * max(problem.farthest_m2, 1.0)
