@@ -6,8 +6,8 @@
   the slowest seed. The reference is HiGHS (scipy) on the same minimum-cost flow as a linear program, one
   seed; with `--quick` it is given up after 8 s.
 - `partition.latency_reduction`: one minus the completion time of vehicles, RSUs and cloud with moved boundaries over
-  that of sending all images to the cloud and training there; the least of the seeds. The reference is the same share with
-  plain Voronoi cells. It is a model, not a run: the assumptions are printed, and so is what more GPUs would change.
+  that of sending all images to the cloud and training there; the least of the seeds. The reference is the same share
+  with plain Voronoi cells. It is a model, not a run: the assumptions are printed, and so is the effect of more GPUs.
 
 Cameras and RSUs stand along roads of unlike traffic; speeds are 1 to 4. "as printed" moves the boundary of
 the worst outlier alone, its step halved when it overshoots, 60 rounds for each RSU, no repair.
