@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from geometry import Sim3
-from recon.align import rotation_vector
+from recon.chart import rotation_vector
 
 Robust = Literal["linear", "soft_l1", "huber", "cauchy"]
 _BOUND: Final = math.log(1e3)  # of the logarithm of a scale

@@ -13,19 +13,8 @@ from torch import Tensor
 
 import recon.align
 from geometry import SE3, Camera, Frame, Sim3
-from recon.align import (
-    Chart,
-    align,
-    align_coarse_to_fine,
-    gradient_at,
-    halved,
-    moved_view,
-    noisy,
-    rotation_matrix,
-    rotation_vector,
-    seed,
-    similarity,
-)
+from recon.align import align, align_coarse_to_fine, gradient_at, halved, moved_view, noisy, seed
+from recon.chart import Chart, rotation_matrix, rotation_vector, similarity
 from recon.gaussians import Gaussians
 from recon.movie import render_camera
 from recon.objective import LossWeights, render_view

@@ -16,29 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from geometry import SE3, Camera, Frame
+from recon.distillation import opacity_distillation
 from recon.evaluate import mean_scores, score
 from recon.fit_config import FitConfig
 from recon.gaussians import Gaussians
-from recon.merge import (
-    Duplicates,
-    Part,
-    Update,
-    blend_weights,
-    combined,
-    concat,
-    faded,
-    join_duplicates,
-    local_update,
-    masked_region,
-    merge,
-    opacity_distillation,
-    power_region,
-    ramp,
-    refine,
-    trim,
-)
+from recon.merge import Duplicates, Part, concat, faded, join_duplicates, merge, trim
 from recon.movie import render_camera
 from recon.objective import render_view
+from recon.refine import Update, blend_weights, combined, local_update, refine
+from recon.region import masked_region, power_region, ramp
 from recon.trajectories import turntable
 from recon.views import View, view_of
 

@@ -1,0 +1,133 @@
+"""A merged scene learns on at the vehicles: what each would change, weighed by how much it saw, is the next scene."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from recon.fit_config import WEIGHTS, FitConfig
+from recon.gaussians import Gaussians
+from recon.objective import LossWeights, view_loss
+from recon.optimizer import joined_gaussians, make_optimizer
+from recon.render import Backend, rasterize
+from recon.views import View
+
+REFINE_WEIGHTS: Final = replace(WEIGHTS, opacity=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What a vehicle sends in a round of `refine`.
+
+    Args:
+        changes: to add to each tensor, by the names that `Gaussians.tensors` has.
+        visibility: see `blend_weights`, [n].
+    """
+
+    changes: Mapping[str, Tensor]
+    visibility: Float[Tensor, "n"]
+
+
+UpdateOf = Callable[[Gaussians, int], Update]
+"""One vehicle's answer to the Gaussians of all in a round."""
+
+
+def blend_weights(gaussians: Gaussians, views: Sequence[View], backend: Backend = "auto") -> Float[Tensor, "n"]:
+    """How much of each Gaussian the views show: its share in the colour of each pixel, summed, in pixels.
+
+    What is hidden behind others or out of view has 0. Pixels that do not count are counted.
+    """
+    fixed = gaussians.detach()
+    white = torch.ones_like(fixed.means).requires_grad_()
+    total = torch.zeros_like(fixed.logit_opacities)
+    for index in range(len(views)):
+        view, (height, width) = views[index], views[index].size_px
+        image, _, _ = rasterize(
+            *(fixed.means, fixed.quats, fixed.scales, fixed.opacities, white),
+            *(view.viewmat[None].to(white), view.intrinsics[None].to(white), width, height),
+            backend=backend,
+        )
+        total += torch.autograd.grad(image[..., 0].sum(), white)[0][:, 0]
+    return total
+
+
+def local_update(
+    gaussians: Gaussians,
+    round_number: int,
+    views: Sequence[View],
+    config: FitConfig,
+    scale_m: float,
+    *,
+    log_gains: Float[Tensor, "v 3"] | None = None,
+    weights: LossWeights = REFINE_WEIGHTS,
+    backend: Backend = "auto",
+) -> Update:
+    """A vehicle's part in a round: `config.steps` of Adam at its own views, from the Gaussians of all.
+
+    Args:
+        gaussians: of all.
+        round_number: decides, with `config.seed`, which views are looked at.
+        views: the vehicle's own.
+        config: steps of a round, learning rates (the same all along) and seed.
+        scale_m: see `recon.scene_scale`.
+        log_gains: of the views, see `recon.exposure`.
+        weights: of the loss.
+        backend: see `rasterize`.
+
+    Raises:
+        ValueError: there are no views.
+    """
+    if not len(views):
+        raise ValueError("local_update needs a view; a vehicle without one has nothing to send")
+    optimizer = make_optimizer(gaussians, config, scale_m)
+    rng, order = np.random.default_rng([config.seed, round_number]), np.zeros(0, np.int64)
+    for _ in range(config.steps):
+        order = order if len(order) else rng.permutation(len(views))
+        index, order = int(order[0]), order[1:]
+        current = joined_gaussians({group["name"]: group["params"][0] for group in optimizer.param_groups})
+        gain = None if log_gains is None else log_gains[index]
+        loss = view_loss(current, views[index], weights, scale_m, log_gain=gain, backend=backend)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    last = joined_gaussians({group["name"]: group["params"][0].detach() for group in optimizer.param_groups})
+    before = gaussians.detach().tensors()
+    changes = {name: tensor - before[name] for name, tensor in last.tensors().items()}
+    return Update(changes, blend_weights(gaussians, views, backend))
+
+
+def combined(gaussians: Gaussians, updates: Sequence[Update]) -> Gaussians:
+    """The Gaussians after the mean of all updates, weighted by visibility one by one; what nobody sees stays.
+
+    Raises:
+        ValueError: an update is of another number of Gaussians, or not finite.
+    """
+    before, count = gaussians.detach().tensors(), len(gaussians)
+    for number, update in enumerate(updates):
+        fits = {name: update.changes[name].shape == tensor.shape for name, tensor in before.items()}
+        numbers = [*update.changes.values(), update.visibility]
+        if not all(fits.values()) or update.visibility.shape != (count,):
+            raise ValueError(f"update {number} is not of these {count} Gaussians: {fits}")
+        if not all(torch.isfinite(tensor).all() for tensor in numbers) or (update.visibility < 0).any():
+            raise ValueError(f"update {number} holds NaN, infinity or negative visibility; leave it out")
+    total = sum((update.visibility.double() for update in updates), torch.zeros(count).double()).clamp_min(1e-12)
+    after = dict(before)
+    for update in updates:
+        share = (update.visibility.double() / total).to(before["means"])
+        after = {name: tensor + _rows(share, tensor) * update.changes[name] for name, tensor in after.items()}
+    return Gaussians(**after)
+
+
+def _rows(share: Float[Tensor, "n"], like: Tensor) -> Tensor:
+    return share.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def refine(gaussians: Gaussians, update_of: Mapping[str, UpdateOf], rounds: int) -> Gaussians:
+    """Rounds of `combined` over all vehicles, in order of their names."""
+    for number in range(rounds):
+        gaussians = combined(gaussians, [update_of[name](gaussians, number) for name in sorted(update_of)])
+    return gaussians
