@@ -25,6 +25,7 @@ from recon.initial import SOURCES
 from recon.memory import IMAGE_SHARE, plan_memory, ply_bytes
 from recon.metrics import lpips
 from recon.ply import write_ply
+from recon.render.build import KernelUnavailableError, load_kernel
 from recon.spz import write_spz
 from recon.views import Views
 
@@ -78,7 +79,7 @@ def fit_command(
         cache_bytes = 1 << 30 if memory_mb is None else round(IMAGE_SHARE * _positive("--memory-mb", memory_mb) * 1e6)
         scene = open_scene(data, selection, cache_bytes // 2)
         config = _within(config, scene, max_mb, memory_mb)
-        for line in scene.missing:
+        for line in (*scene.missing, *_slow_because(device)):
             say(f"note: {line}")
         views = scene.learned(with_depth=bool(depth_weight), cache_bytes=cache_bytes // 2)
         path = out.with_name(out.name + ".fit")
@@ -127,6 +128,16 @@ def eval_command(
             raise DataError("no frames are held back (--holdout), so there is nothing to judge by; or use --all")
         views = scene.judged(judged)
         _report(gaussians, views, "looked at" if every else "held back", scene_file, lpips_weights)
+
+
+def _slow_because(device: str) -> list[str]:
+    """Why the compiled kernel does not run, if it does not."""
+    try:
+        if device == "cpu":
+            load_kernel()
+    except KernelUnavailableError as error:
+        return [f"{error}; fitting with plain torch instead, some fifty times slower"]
+    return []
 
 
 def _write(out: Path, gaussians: Gaussians) -> None:

@@ -29,6 +29,7 @@ from recon.fit import advance as original_advance
 from recon.gaussians import Gaussians
 from recon.movie import render_camera
 from recon.ply import read_ply
+from recon.render import KernelUnavailableError
 from recon.trajectories import turntable
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,19 @@ def test_a_fit_writes_a_scene_scores_and_pictures_and_eval_finds_the_same(origin
     assert psnrs(again)[0] == psnrs(words)[0]
     assert mean_psnr(table) == psnrs(again)[0]
     assert (tmp_path / "scene.views.png").exists()
+
+
+def test_without_a_compiler_the_slower_way_is_named(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise KernelUnavailableError("no C++ compiler (c++) on PATH: install one")
+
+    for module in ("recon.render", "recon.ssim", "fl_app.cli_recon"):
+        monkeypatch.setattr(f"{module}.load_kernel", missing)
+    words = done("fit", original, "-o", tmp_path / "scene.ply", *OPTIONS, "--steps", "2")
+    assert "note: no C++ compiler (c++) on PATH: install one; fitting with plain torch instead" in words
+    assert (tmp_path / "scene.ply").is_file()
 
 
 def test_more_steps_come_nearer_to_what_was_shown(original: Path, tmp_path: Path) -> None:
