@@ -73,7 +73,8 @@ def rasterize(
         MemoryError: more pairs of Gaussian and tile than the kernel counts.
     """
     inputs = Inputs(means, quats, scales, opacities, colors_or_sh, viewmats, Ks, backgrounds)
-    setting = Setting(width, height, eps2d, near_plane, depth="D" in render_mode, sh_degree=sh_degree)
+    depth, expected = "D" in render_mode, "ED" in render_mode
+    setting = Setting(width, height, eps2d, near_plane, depth=depth, sh_degree=sh_degree, expected=expected)
     check(inputs, setting)
     check_choice("render_mode", render_mode, RenderMode)
     check_choice("backend", backend, Backend)
@@ -86,15 +87,12 @@ def rasterize(
 
 
 def _render_here(inputs: Inputs, setting: Setting, mode: RenderMode, chosen: str) -> Images:
-    """By the kernel or by torch; expected depth is depth over alpha."""
+    """By the kernel or by torch."""
     inputs = inputs.for_mode(mode)
     if "RGB" not in mode:
         setting = replace(setting, sh_degree=None)
     render = cpu.render if chosen == "cpu" else partial(_by_torch, tiled=chosen == "tiled")
-    image, alpha, means2d, radii = render(inputs, setting)
-    if "ED" in mode:
-        image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
-    return image, alpha, means2d, radii
+    return render(inputs, setting)
 
 
 def _info(backend: str, fallback: str | None, means2d: Tensor, radii: Tensor) -> dict[str, Any]:
@@ -133,4 +131,6 @@ def _by_torch(inputs: Inputs, setting: Setting, *, tiled: bool) -> Images:
             image = image + rest[..., None] * inputs.backgrounds[i]
         views.append((image, 1 - rest[..., None], splats.means2d.detach(), splats.radii))
     image, alpha, means2d, radii = (torch.stack(column) for column in zip(*views, strict=True))
+    if setting.expected:
+        image = torch.cat([image[..., :-1], image[..., -1:] / alpha.clamp_min(1e-10)], dim=-1)
     return image, alpha, means2d, radii

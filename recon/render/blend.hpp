@@ -4,12 +4,34 @@
 
 constexpr int32_t GROUP = 32;  // pairs that are looked at before they are laid
 
+// Expected depth of the pixels of a tile. Sums in double, for the way back needs depths relative to the expected one,
+// and where depths are alike little is left of their difference.
+template <bool EXPECTED>
+struct DepthSums {
+  alignas(64) double weight[256] = {}, weighted[256] = {};
+  __attribute__((always_inline)) void add(int at0, vf w, double depth) {
+    add_in_double(w, depth, weight + at0, weighted + at0);
+  }
+  void finish(const Call &c, const Tile &tile, float *out) const {
+    float *whole = c.expected_depth + tile.index * 768, *rest = whole + 256, *inverse = rest + 256;
+    for (int i = 0; i < 256; i++) {
+      double depth = weight[i] > 0 ? weighted[i] / weight[i] : 0;
+      out[i] = whole[i] = depth;
+      rest[i] = depth - whole[i];
+      inverse[i] = weight[i] > 0 ? 1 / weight[i] : 0;
+    }
+  }
+};
+template <>
+struct DepthSums<false> {};
+
 // State of the pixels of a tile in block order. Pixels that are full, and those outside the image, have t < 0.
-template <int CH>
+template <int CH, bool EXPECTED>
 struct Forward {
   alignas(64) float t[256], color[CH][256] = {};
   alignas(64) int32_t last[256];
   int32_t contributing = 0;
+  DepthSums<EXPECTED> depths;
 
   explicit Forward(const Tile &tile) {
     for (int i = 0; i < 256; i++) t[i] = -1, last[i] = -1;
@@ -42,7 +64,8 @@ struct Forward {
         vf t1 = t0 - t0 * a;
         vi ok = seen & (t1 > T_STOP), full = seen & ~ok;
         vf w = ok ? a * t0 : splatf(0);
-        for (int ch = 0; ch < CH; ch++) at(color[ch] + at0) += s.feature[ch] * w;
+        for (int ch = 0; ch < CH - EXPECTED; ch++) at(color[ch] + at0) += s.feature[ch] * w;
+        if constexpr (EXPECTED) depths.add(at0, w, (double)s.feature[CH - 1] + s.depth_rest);
         t1 = ok ? t1 : t0;
         at(t + at0) = full ? (vf)((vi)t1 | INT32_MIN) : t1;
         vi &l = *(vi *)(last + at0);
@@ -60,6 +83,7 @@ struct Forward {
     for (int i = 0; i < 256; i++) t[i] = std::fabs(t[i]);
     std::memcpy(c.transmittance + tile.index * 256, t, sizeof t);
     std::memcpy(c.last + tile.index * 256, last, sizeof last);
+    if constexpr (EXPECTED) depths.finish(c, tile, color[CH - 1]);
     tile.each_pixel([&](int i, int64_t pixel) {
       for (int ch = 0; ch < CH; ch++)
         c.image[pixel * CH + ch] = color[ch][i] + (c.background ? t[i] * c.background[ch] : 0);
@@ -70,9 +94,9 @@ struct Forward {
 
 // Pairs are taken in groups: which blocks each may show in is known before the first is laid, so that the processor
 // need not guess.
-template <int CH>
+template <int CH, bool EXPECTED>
 static void render_tile(const Call &c, const Tile &tile) {
-  Forward<CH> pixels(tile);
+  Forward<CH, EXPECTED> pixels(tile);
   Local local[GROUP];
   unsigned blocks[GROUP];
   int32_t begin = c.tile_start[tile.index], end = c.tile_start[tile.index + 1];
@@ -95,20 +119,26 @@ static void render_tile(const Call &c, const Tile &tile) {
 }
 
 // The same from the last pair to the first: t is divided out again, `rest` is what lies behind the pair times the
-// image gradient.
-template <int CH>
+// image gradient. Expected depth is the sum of weight times depth over the sum of weights: its gradient is that of a
+// blended colour whose value at a pixel is depth less expected depth, over the sum of weights.
+template <int CH, bool EXPECTED>
 struct Backward {
-  alignas(64) float t[256], rest[256] = {}, grad[CH][256] = {};
+  alignas(64) float t[256], rest[256] = {}, grad[CH][256] = {}, expected[EXPECTED ? 768 : 1];
   alignas(64) int32_t last[256];
 
   Backward(const Call &c, const Tile &tile) {
     double g_background[4] = {};
     std::memcpy(t, c.transmittance + tile.index * 256, sizeof t);
     std::memcpy(last, c.last + tile.index * 256, sizeof last);
+    if constexpr (EXPECTED) std::memcpy(expected, c.expected_depth + tile.index * 768, sizeof expected);
     tile.each_pixel([&](int i, int64_t pixel) {
       float behind = -c.g_alpha[pixel];
       for (int ch = 0; ch < CH; ch++) {
         grad[ch][i] = c.g_image[pixel * CH + ch];
+        if (EXPECTED && ch == CH - 1) {
+          grad[ch][i] *= expected[512 + i];
+          continue;  // what lies behind all Gaussians has no part in it
+        }
         if (c.background) {
           behind += c.background[ch] * grad[ch][i];
           g_background[ch] += t[i] * grad[ch][i];
@@ -131,7 +161,11 @@ struct Backward {
         vi ok = (e >= LOG2_CUT) & (*(vi *)(last + at0) >= k);
         a = ok ? a : splatf(0);
         vf inverse = reciprocal(1 - a), t0 = at(t + at0) * inverse, w = a * t0, cg = {};
-        for (int ch = 0; ch < CH; ch++) cg += s.feature[ch] * at(grad[ch] + at0);
+        for (int ch = 0; ch < CH - EXPECTED; ch++) cg += s.feature[ch] * at(grad[ch] + at0);
+        if constexpr (EXPECTED) {
+          vf behind = (s.feature[CH - 1] - at(expected + at0)) + (s.depth_rest - at(expected + 256 + at0));
+          cg += behind * at(grad[CH - 1] + at0);
+        }
         vf ge = (at(rest + at0) * inverse - t0 * cg) * a;
         ge = raw > ALPHA_MAX ? splatf(0) : ge;  // the clamp passes no gradient
         at(t + at0) = t0;
@@ -145,9 +179,9 @@ struct Backward {
   }
 };
 
-template <int CH>
+template <int CH, bool EXPECTED>
 static void backward_tile(const Call &c, const Tile &tile) {
-  Backward<CH> pixels(c, tile);
+  Backward<CH, EXPECTED> pixels(c, tile);
   int32_t begin = c.tile_start[tile.index], end = c.tile_start[tile.index + 1];
   for (int32_t k = end - 1; k >= begin; k--) {
     if (k - 8 >= begin) __builtin_prefetch(&c.splats[c.pair[k - 8].splat]);
@@ -161,12 +195,18 @@ static void backward_tile(const Call &c, const Tile &tile) {
   }
 }
 
-template <int CH>
+template <int CH, bool EXPECTED>
 static void over_tiles(const Call &c, bool back) {
   int64_t tiles = ((c.width + TILE - 1) / TILE) * ((c.height + TILE - 1) / TILE);
 #pragma omp parallel for schedule(dynamic, 4) num_threads(c.threads)
-  for (int64_t t = 0; t < tiles; t++) back ? backward_tile<CH>(c, Tile(c, t)) : render_tile<CH>(c, Tile(c, t));
+  for (int64_t t = 0; t < tiles; t++)
+    back ? backward_tile<CH, EXPECTED>(c, Tile(c, t)) : render_tile<CH, EXPECTED>(c, Tile(c, t));
 }
 static void all_tiles(const Call &c, bool back) {
-  c.channels == 1 ? over_tiles<1>(c, back) : c.channels == 3 ? over_tiles<3>(c, back) : over_tiles<4>(c, back);
+  if (c.expected)
+    c.channels == 1 ? over_tiles<1, true>(c, back) : over_tiles<4, true>(c, back);
+  else if (c.channels == 1)
+    over_tiles<1, false>(c, back);
+  else
+    c.channels == 3 ? over_tiles<3, false>(c, back) : over_tiles<4, false>(c, back);
 }

@@ -22,11 +22,11 @@ __all__ = ["Setting", "View", "render"]
 TILE_PX, TILE_PIXELS, SLOT_FLOATS, CHUNK = 16, 256, 16, 512
 SPLAT_BYTES, MAX_PAIRS, POSE_SUMS, KEPT_BYTES = 64, 2**31 - 1, 15, 2**26
 
-INTEGERS = ("n", "width", "height", "channels", "depth", "threads", "pairs", "sh_degree", "coefficients")
+INTEGERS = ("n", "width", "height", "channels", "depth", "expected", "threads", "pairs", "sh_degree", "coefficients")
 DOUBLES = ("fx", "fy", "cx", "cy", "eps2d", "near_plane")
 INPUTS = ("means", "quats", "scales", "opacities", "colors", "background")
 PROJECTED = ("splats", "boxes", "means2d", "radii")
-SORTED = ("pair", "tile_start", "touched", "transmittance", "last", "contributing")
+SORTED = ("pair", "tile_start", "touched", "transmittance", "last", "contributing", "expected_depth")
 RESULTS = ("image", "alpha", "g_image", "g_alpha", "slots", "slot_used")
 GRADIENTS = ("g_means", "g_quats", "g_scales", "g_opacities", "g_colors", "g_view", "g_background")
 
@@ -53,6 +53,7 @@ class View:
         self.tiles = -(-setting.width // TILE_PX) * -(-setting.height // TILE_PX)
         call, colors, degree = self.call, inputs[4], setting.sh_degree
         call.n, call.width, call.height, call.depth = len(inputs[0]), setting.width, setting.height, setting.depth
+        call.expected = setting.expected
         call.channels, call.eps2d, call.near_plane = colors.shape[-1] + call.depth, setting.eps2d, setting.near_plane
         call.view[:] = viewmat[:3].double().flatten().tolist()
         call.fx, call.fy, call.cx, call.cy = (float(k[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -98,6 +99,8 @@ class View:
             image=torch.empty(call.height, call.width, call.channels),
             alpha=torch.empty(call.height, call.width, 1),
         )
+        if call.expected:
+            self.put(expected_depth=torch.empty(3 * pixels))
         self.run("convoy_render")
 
     def backward(self, g_image: Tensor, g_alpha: Tensor) -> list[Tensor]:

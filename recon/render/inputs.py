@@ -21,6 +21,7 @@ class Setting:
         eps2d: added to the variances in the image, px².
         near_plane: nothing nearer is drawn, metres along z.
         depth: append the distance along z to the colours.
+        expected: divide that distance, blended, by alpha; only with `depth`.
         vector_floats: of the kernel; by default what the machine has.
         sh_degree: colours are spherical harmonics of this degree; None: they are RGB.
     """
@@ -32,6 +33,7 @@ class Setting:
     depth: bool
     vector_floats: int | None = None
     sh_degree: int | None = None
+    expected: bool = False
 
 
 @dataclass(frozen=True, eq=False)

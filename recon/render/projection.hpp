@@ -98,7 +98,10 @@ static inline void store_splat(const Call &c, const Projected &o, int64_t i, int
     Splat s = {x, y, o.p[l], o.p[l] * o.k[l], o.q[l], std::log2((float)opacity), {0, 0, 0, 0}};
     int colors = c.channels - c.depth;
     for (int j = 0; j < colors && c.sh_degree < 0; j++) s.feature[j] = c.colors[i * colors + j];
-    if (c.depth) s.feature[colors] = o.point.z[l];
+    if (c.depth) {
+      s.feature[colors] = o.point.z[l];
+      s.depth_rest = o.point.z[l] - s.feature[colors];
+    }
     c.splats[i] = s;
   }
   c.boxes[i] = box;

@@ -65,10 +65,12 @@ struct Tile {
   }
 };
 
+constexpr int MIDDLE = TILE / 2;  // steps within a tile are counted from there: floats are densest near 0
+
 struct Pattern {
   alignas(64) float px[BLOCK_PX], py[BLOCK_PX], bx[BLOCKS], by[BLOCKS];
   Pattern() {
-    for (int i = 0; i < 16; i++) px[i] = i % 4, py[i] = i / 4, bx[i] = i % 4 * 4, by[i] = i / 4 * 4;
+    for (int i = 0; i < 16; i++) px[i] = i % 4, py[i] = i / 4, bx[i] = i % 4 * 4 - MIDDLE, by[i] = i / 4 * 4 - MIDDLE;
   }
 };
 static const Pattern pattern;
@@ -80,7 +82,7 @@ struct Local {
   float p, pk, q, log2_opacity;
   Local() {}
   Local(const Splat &s, const Tile &t) {
-    double dx = t.x0 + 0.5 - s.x, dy = t.y0 + 0.5 - s.y;
+    double dx = t.x0 + MIDDLE + 0.5 - s.x, dy = t.y0 + MIDDLE + 0.5 - s.y;
     p = s.p, pk = s.pk, q = s.q, log2_opacity = s.log2_opacity;
     float u0 = s.p * dx - s.pk * dy, v0 = s.q * dy;
     for (int i = 0; i < PARTS; i++) {

@@ -111,6 +111,19 @@ static inline vf exp2_(vf t) {
   return times_power_of_2(r, whole);
 }
 
+// Adds the lanes of a, and s times them, to VL doubles each.
+static inline void add_in_double(vf a, double s, double *sum, double *sum_of_scaled) {
+  typedef float half __attribute__((vector_size(2 * VL)));
+  union {
+    vf whole;
+    half part[2];
+  } of = {a};
+  for (int i = 0; i < 2; i++) {
+    vd wide = __builtin_convertvector(of.part[i], vd);
+    *(vd *)(sum + i * VD) += wide, *(vd *)(sum_of_scaled + i * VD) += s * wide;
+  }
+}
+
 // 1 / a for normal numbers, to the last bit or so.
 static inline vf reciprocal(vf a) {
 #if VL == 16 && defined(__AVX512F__)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from geometry import Frame
 from perception.datasets.base import DataError, Fleet, FleetRequest, FrameSubset, Share
 from perception.datasets.cache import CorruptFrame, cache_root, read_frame, write_frame
 from perception.datasets.town.config import TownConfig, town_config
 from perception.datasets.town.layout import plan_town
 from perception.datasets.town.rendering import HOLDOUT, Shot, Store, drive_name, fill_store, render, rsu_number
+from perception.datasets.town.traffic import plan_day
 
 LICENCE: Final = "CC0-1.0 (generated); the shapes of cars and people are sumo-data's, EPL-2.0"
 
@@ -106,6 +109,33 @@ def town_drive(
     drive = TownDrive(Store(root or cache_root(), config), vehicle, frames, camera)
     fill_store(drive.store, drive.shots, workers or os.cpu_count() or 1)
     return drive
+
+
+def moving_drive(
+    config: TownConfig, frames: int, apart_m: float, workers: int | None = None, root: Path | None = None
+) -> FrameSubset:
+    """The first frames of vehicle 0 between which it moves; only these are rendered. There may be fewer.
+
+    A vehicle that waits at a light sees the same picture again and again, from which no scene can be learned.
+
+    Args:
+        config: the town; `frames_per_vehicle` is as far as is looked.
+        frames: at most so many.
+        apart_m: from one to the next, at least.
+        workers, root: as in `town_fleet`.
+
+    Raises:
+        DataError, ImportError: as `load_town`.
+    """
+    day = plan_day(plan_town(config), config, 0, config.frames_per_vehicle, 0)
+    track_m = day.actors[day.sensing[0]].track[:, :2]
+    ticks = [0]
+    for tick in range(len(track_m)):
+        if len(ticks) < frames and np.hypot(*(track_m[tick] - track_m[ticks[-1]])) >= apart_m:
+            ticks.append(tick)
+    drive = TownDrive(Store(root or cache_root(), config), 0, config.frames_per_vehicle)
+    fill_store(drive.store, [drive.shots[tick] for tick in ticks], workers or os.cpu_count() or 1)
+    return FrameSubset(drive, ticks)
 
 
 def _share(config: TownConfig, vehicle: int, drive: TownDrive) -> Share:
