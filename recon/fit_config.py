@@ -28,6 +28,8 @@ class FitConfig:
         last_lr: learning rate of the means at the last step, as a share of the first.
         densify_every: steps between changes of the set.
         noise_lr: see `DensifyConfig`.
+        visible_only: move only what a step shows, see `VisibleAdam`: much better where one image shows a small part of
+            the scene (more than about 100 views along a street), a little worse where it shows most.
 
     Raises:
         ValueError: a value is out of range; the message names it.
@@ -47,6 +49,7 @@ class FitConfig:
     last_lr: float = 0.03
     densify_every: int = 50
     noise_lr: float = 0.0
+    visible_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "cap", "densify_every"):

@@ -12,7 +12,7 @@ import torch
 
 from recon.densify import DensifyState
 from recon.fit import FitConfig, FitState
-from recon.optimizer import exposure_optimizer
+from recon.optimizer import exposure_optimizer, new_optimizer
 
 VERSION: Final = 1
 UNREADABLE: Final = (
@@ -101,7 +101,7 @@ def _restored(content: dict[str, Any], config: FitConfig) -> FitState:
         {"name": name, "params": [torch.nn.Parameter(values)]}
         for name, values in zip(content["names"], content["parameters"], strict=True)
     ]
-    optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True)
+    optimizer = new_optimizer(groups, config)
     optimizer.load_state_dict(content["optimizer"])
     exposures = exposure_optimizer(len(content["log_gains"]), config, content["log_gains"].device)
     exposures.param_groups[0]["params"][0].data.copy_(content["log_gains"])

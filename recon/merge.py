@@ -97,7 +97,15 @@ def trim(gaussians: Gaussians, region: Region, blend_m: float) -> Gaussians:
 def merge(
     parts: Sequence[Part], blend_m: float, *, fill: float = 1.0, duplicates: Duplicates | None = None
 ) -> Gaussians:
-    """One set of all parts: each fades out where its region ends, and duplicates at borders are joined.
+    """One set of all parts: those of `merged_parts`, in order of their names."""
+    kept = merged_parts(parts, blend_m, fill=fill, duplicates=duplicates)
+    return Gaussians.concat(list(kept.values()))
+
+
+def merged_parts(
+    parts: Sequence[Part], blend_m: float, *, fill: float = 1.0, duplicates: Duplicates | None = None
+) -> dict[str, Gaussians]:
+    """What each party keeps, by name: each fades out where its region ends, and duplicates at borders are joined.
 
     Where several have a share in a place, shares are in proportion to visibility there too, and sum to one. What lies
     outside its party's region stays nevertheless where those whose region it is have nothing: cameras look farther
@@ -124,7 +132,7 @@ def merge(
     if duplicates is not None:
         for a, b in combinations(range(len(trimmed)), 2):
             trimmed[a], trimmed[b] = join_duplicates(trimmed[a], trimmed[b], duplicates)
-    return Gaussians.concat(trimmed)
+    return {part.name: kept for part, kept in zip(ordered, trimmed, strict=True)}
 
 
 def _filled(number: int, ordered: Sequence[Part], shares: Sequence[Tensor], fill: float) -> Float[Tensor, "n"]:

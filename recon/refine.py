@@ -1,19 +1,21 @@
 """A merged scene learns on at the vehicles: what each would change, weighed by how much it saw, is the next scene."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from recon.fit_config import WEIGHTS, FitConfig
 from recon.gaussians import Gaussians
-from recon.objective import LossWeights, view_loss
+from recon.objective import LossWeights, render_view, view_loss
 from recon.optimizer import joined_gaussians, make_optimizer
 from recon.render import Backend, rasterize
+from recon.ssim import photometric_loss
 from recon.views import View
 
 REFINE_WEIGHTS: Final = replace(WEIGHTS, opacity=0.0)
@@ -64,6 +66,7 @@ def local_update(
     *,
     log_gains: Float[Tensor, "v 3"] | None = None,
     weights: LossWeights = REFINE_WEIGHTS,
+    teacher: Gaussians | None = None,
     backend: Backend = "auto",
 ) -> Update:
     """A vehicle's part in a round: `config.steps` of Adam at its own views, from the Gaussians of all.
@@ -76,6 +79,8 @@ def local_update(
         scale_m: see `recon.scene_scale`.
         log_gains: of the views, see `recon.exposure`.
         weights: of the loss.
+        teacher: a smoothed scene whose images count as much as the photos do (Fan et al. 2024, "Momentum-GS", section
+            3.2, where it is a shared decoder); None for none.
         backend: see `rasterize`.
 
     Raises:
@@ -91,6 +96,8 @@ def local_update(
         current = joined_gaussians({group["name"]: group["params"][0] for group in optimizer.param_groups})
         gain = None if log_gains is None else log_gains[index]
         loss = view_loss(current, views[index], weights, scale_m, log_gain=gain, backend=backend)
+        if teacher is not None:
+            loss = 0.5 * (loss + _distance(current, teacher, views[index], weights.dssim, backend))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,8 +107,20 @@ def local_update(
     return Update(changes, blend_weights(gaussians, views, backend))
 
 
-def combined(gaussians: Gaussians, updates: Sequence[Update]) -> Gaussians:
+def _distance(gaussians: Gaussians, teacher: Gaussians, view: View, dssim: float, backend: Backend) -> Tensor:
+    """Between what a scene and its teacher show in a view."""
+    with torch.no_grad():
+        target, _ = render_view(teacher, view, backend=backend)
+    return photometric_loss(render_view(gaussians, view, backend=backend)[0], target, dssim, mask=view.counted)
+
+
+def combined(gaussians: Gaussians, updates: Sequence[Update], step: float = 1.0) -> Gaussians:
     """The Gaussians after the mean of all updates, weighted by visibility one by one; what nobody sees stays.
+
+    Args:
+        gaussians: that the updates are of.
+        updates: of vehicles, or `pooled` ones of RSUs.
+        step: how far to go along the mean; a mean of many is shorter than each, and bears more than 1.
 
     Raises:
         ValueError: an update is of another number of Gaussians, or not finite.
@@ -117,9 +136,47 @@ def combined(gaussians: Gaussians, updates: Sequence[Update]) -> Gaussians:
     total = sum((update.visibility.double() for update in updates), torch.zeros(count).double()).clamp_min(1e-12)
     after = dict(before)
     for update in updates:
-        share = (update.visibility.double() / total).to(before["means"])
+        share = (step * update.visibility.double() / total).to(before["means"])
         after = {name: tensor + _rows(share, tensor) * update.changes[name] for name, tensor in after.items()}
     return Gaussians(**after)
+
+
+def pooled(gaussians: Gaussians, updates: Sequence[Update]) -> Update:
+    """One update that counts as much as all of them: what an RSU passes on to the cloud.
+
+    Raises:
+        ValueError: as `combined`.
+    """
+    before, after = gaussians.detach().tensors(), combined(gaussians, updates).tensors()
+    visibility = sum((update.visibility.double() for update in updates), torch.zeros(len(gaussians)).double())
+    return Update({name: after[name] - before[name] for name in before}, visibility.to(before["means"]))
+
+
+def spread(update: Update, rows: Int64[Tensor, "r"], count: int) -> Update:
+    """An update of some rows as one of all `count`: nothing changes, and nothing is seen, elsewhere."""
+
+    def whole(tensor: Tensor) -> Tensor:
+        return torch.zeros(count, *tensor.shape[1:], dtype=tensor.dtype).index_copy(0, rows, tensor)
+
+    return Update({name: whole(change) for name, change in update.changes.items()}, whole(update.visibility))
+
+
+def block_weights(
+    psnr_db: Mapping[str, float], ssim: Mapping[str, float], lean: float = 1.0, sigma: float = 1.0
+) -> dict[str, float]:
+    """How much each party counts: more, up to twice as much, the worse the scene shows its images.
+
+    2 - exp(-(δp² + lean δs²) / (2 sigma²)), δ being how far a party lies below the best in PSNR and SSIM (Fan et al.
+    2024, "Momentum-GS", section 3.3). SSIM's δ is taken in hundredths, which is about what a dB is.
+
+    Raises:
+        ValueError: the parties of both differ, or sigma is not positive.
+    """
+    if psnr_db.keys() != ssim.keys() or not sigma > 0:
+        raise ValueError(f"block_weights takes PSNR and SSIM of the same parties and sigma > 0, got sigma {sigma}")
+    best_db, best = max(psnr_db.values(), default=0.0), max(ssim.values(), default=0.0)
+    behind = {n: (best_db - psnr_db[n]) ** 2 + lean * (100 * (best - ssim[n])) ** 2 for n in psnr_db}
+    return {name: 2 - math.exp(-value / (2 * sigma**2)) for name, value in behind.items()}
 
 
 def _rows(share: Float[Tensor, "n"], like: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy import ndarray
 from torch import Tensor
 
 Region = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]]
@@ -38,6 +40,39 @@ def power_region(sites_m: Float[Tensor, "m d"], index: int, weights_m2: Float[Te
         return ahead.amin(dim=1) if others else torch.full((len(xyz),), math.inf, dtype=torch.float64)
 
     return inside_m
+
+
+def waypoint_region(own_m: Float[ndarray, "k 2"], others_m: Float[ndarray, "j 2"]) -> Region:
+    """What lies nearer to a party's waypoints than to those of all others: half of how much nearer, in metres.
+
+    Args:
+        own_m: east, north of the party's waypoints, at least one.
+        others_m: those of all others; without any, the region is everywhere.
+
+    Raises:
+        ValueError: there is no own waypoint, or one is not finite.
+        ImportError: (when asked) scipy is missing.
+    """
+    own, others = (np.asarray(places, np.float64).reshape(-1, 2) for places in (own_m, others_m))
+    if not len(own) or not (np.isfinite(own).all() and np.isfinite(others).all()):
+        raise ValueError(f"waypoint_region needs a waypoint, and all of them finite; got {len(own)} and {len(others)}")
+
+    def inside_m(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+        places = xyz.detach()[:, :2].double().numpy()
+        if not len(others):
+            return torch.full((len(xyz),), math.inf, dtype=torch.float64)
+        return torch.from_numpy(0.5 * (_distance_m(others, places) - _distance_m(own, places)))
+
+    return inside_m
+
+
+def _distance_m(sites_m: Float[ndarray, "k 2"], places_m: Float[ndarray, "n 2"]) -> Float[ndarray, "n"]:
+    """Of each place to the nearest site."""
+    try:
+        from scipy.spatial import cKDTree
+    except ImportError:
+        raise ImportError("regions of waypoints need scipy: pip install scipy") from None
+    return cKDTree(sites_m).query(places_m)[0]
 
 
 def masked_region(owned: Callable[[Tensor], Bool[Tensor, "n"]], reach_m: float, rings: int = 8) -> Region:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from geometry import Camera, Frame
+from geometry import SE3, Camera, Frame, Sim3
 
 Ignore = Callable[[Frame], Bool[ndarray, "h w"] | None]
 """Which pixels of a frame are to be left out, say of people and vehicles; None for none."""
@@ -56,6 +56,20 @@ class View:
         """Bytes that it holds."""
         parts = (self.image, self.counted, self.depth_m)
         return sum(part.nbytes for part in parts if part is not None)
+
+
+def placed(view: View, world_from_view: Sim3) -> View:
+    """A view whose pose and depth are in a world of its own, in another world.
+
+    Args:
+        view: of the vehicle's own world.
+        world_from_view: the other world from that one.
+    """
+    rotation = view.viewmat[:3, :3].double().numpy()
+    centre_m = -rotation.T @ view.viewmat[:3, 3].double().numpy()
+    pose = world_from_view.apply_pose(SE3(rotation.T, centre_m)).inverse()
+    depth_m = None if view.depth_m is None else view.depth_m * world_from_view.scale
+    return replace(view, viewmat=torch.tensor(pose.matrix).to(view.viewmat), depth_m=depth_m)
 
 
 def known_pixels(
