@@ -5,7 +5,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
@@ -69,6 +71,43 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(state, json.loads(metadata["config"]), metadata["tracking_run_id"])
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); start the run afresh without `resume`") from error
+
+
+@dataclass(frozen=True)
+class SavedArrays:
+    """A state of any strategy, as arrays and JSON values, and what led there."""
+
+    arrays: Arrays
+    counters: Mapping[str, Any]
+    config: Mapping[str, object]
+    tracking_run_id: str
+
+
+def save_arrays(
+    folder: Path,
+    arrays: Mapping[str, ndarray],
+    counters: Mapping[str, object],
+    config: Mapping[str, object],
+    tracking_run_id: str,
+) -> None:
+    """As `save_checkpoint`, of arrays by name and JSON values; raises OSError."""
+    metadata = {"version": VERSION, "counters": json.dumps(counters), "config": json.dumps(dict(config))}
+    tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    _write(folder / CHECKPOINT, tensors, metadata | {"tracking_run_id": tracking_run_id})
+
+
+def load_arrays(folder: Path) -> SavedArrays:
+    """Read what `save_arrays` wrote; raises CheckpointError."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise CheckpointError(f"{path}: no checkpoint there; name the folder of a run that finished a round")
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+        counters, config = json.loads(metadata["counters"]), json.loads(metadata["config"])
+        return SavedArrays(load_file(path), counters, config, metadata["tracking_run_id"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); start the run afresh") from error
 
 
 def save_model(folder: Path, arrays: Mapping[str, ndarray]) -> Path:

@@ -4,8 +4,10 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.gaussian_client import GaussianClient
 from clients.messages import decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
 from clients.perception_client import PerceptionClient, PerceptionTask
+from fl_app.memory import Kept, held_by
 from fl_app.run_config import RunConfig, parse
 
 app = ClientApp()
@@ -33,19 +35,36 @@ def client_of(context: Context) -> PerceptionClient:
     return PerceptionClient(task_of(parse(context.run_config)), int(context.node_config["partition-id"]))
 
 
+def surveyor_of(context: Context) -> GaussianClient:
+    """The vehicle that a node stands for in a reconstruction."""
+    request, number = parse(context.run_config).survey, int(context.node_config["partition-id"])
+    frames, learned, judged = held_by(request, number)
+    return GaussianClient(frames, learned, judged, Kept(context.state))
+
+
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Who are you?"""
-    return encode_hello(client_of(context).hello(), message)
+    client = surveyor_of(context) if rebuilds(context) else client_of(context)
+    return encode_hello(client.hello(), message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train on your own frames."""
-    return encode_train_reply(client_of(context).fit(decode_request(message)), message)
+    """Train on your own frames, or do a job of a reconstruction."""
+    request = decode_request(message)
+    reply = surveyor_of(context).work(request) if rebuilds(context) else client_of(context).fit(request)
+    return encode_train_reply(reply, message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Judge on your own frames."""
-    return encode_evaluate_reply(client_of(context).judge(decode_request(message)), message)
+    request = decode_request(message)
+    client = surveyor_of(context) if rebuilds(context) else client_of(context)
+    return encode_evaluate_reply(client.judge(request), message)
+
+
+def rebuilds(context: Context) -> bool:
+    """Whether the run is a reconstruction."""
+    return context.run_config.get("task") == "reconstruction"

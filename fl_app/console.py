@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_app.history import History
-from strategies.report import RoundReport
+from strategies.gaussian_report import FusionReport
+from strategies.report import EvaluateReport, RoundReport
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -36,6 +37,29 @@ def round_line(report: RoundReport, rounds: int) -> str:
         f"lost {len(report.losses)}" if report.losses else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def fusion_line(report: FusionReport, rounds: int, error_m: float | None) -> str:
+    """One round of a reconstruction in one line."""
+    t = report.traffic
+    parts = [
+        f"round {report.round}/{rounds}",
+        report.job,
+        f"{report.accepted}/{report.wanted} vehicles",
+        f"{sum(report.gaussians.values())} Gaussians",
+        f"{len(report.links)} links, {error_m:.3f} m off" if error_m is not None else "",
+        f"{report.wall_s:.1f} s",
+        f"up {megabytes(t.vehicle_up)}, down {megabytes(t.vehicle_down)}",
+        f"lost {len(report.losses)}" if report.losses else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def judged_line(report: EvaluateReport) -> str:
+    """What vehicles measured of a scene, in one line."""
+    m = report.metrics
+    border = f", {m['border-psnr-db']:.2f} dB near borders ({m['border-views']:.0f})" if "border-psnr-db" in m else ""
+    return f"  held-out images: {m.get('psnr-db', float('nan')):.2f} dB{border}"
 
 
 def cloud_table(history: History) -> Table:

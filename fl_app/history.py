@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from strategies.gaussian_report import FusionReport
 from strategies.report import EvaluateReport, RoundReport
 
 
@@ -30,6 +31,22 @@ def evaluate_row(report: EvaluateReport) -> dict[str, float]:
     """What the vehicles measured, as named numbers."""
     row = {f"vehicles/{name}": value for name, value in report.metrics.items()}
     return row | _nested("rsu", report.rsu_metrics) | _nested("vehicle", report.vehicle_metrics)
+
+
+def fusion_row(report: FusionReport) -> dict[str, float]:
+    """A round of a reconstruction as named numbers."""
+    row: dict[str, float] = {
+        "time/wall-s": report.wall_s,
+        "replies/accepted": report.accepted,
+        "replies/lost": len(report.losses),
+        "scene/gaussians": sum(report.gaussians.values()),
+        "align/links": len(report.links),
+    }
+    row |= {f"bytes/{name.replace('_', '-')}": value for name, value in vars(report.traffic).items()}
+    row |= {f"dropped/{cause}": count for cause, count in report.dropped.items()}
+    for cause in {loss.cause for loss in report.losses}:
+        row[f"lost/{cause}"] = sum(loss.cause == cause for loss in report.losses)
+    return row | _nested("vehicle", report.vehicle_metrics)
 
 
 class History:

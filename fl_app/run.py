@@ -162,13 +162,13 @@ def open_run(config: RunConfig) -> Run:
     output_dir = Path(config.output_dir)
     uri = config.tracking_uri or default_uri(output_dir)
     check_reachable(uri)
-    _make_folder(output_dir)
+    make_folder(output_dir)
     began_s = time.monotonic()
     tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
     task = task_of(config)
     fleet = fleet_of(task)
     name = config.run_name or f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
-    folder = _make_folder(Path(config.resume) if config.resume else output_dir / name)
+    folder = make_folder(Path(config.resume) if config.resume else output_dir / name)
     (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
     holdout = make_samples(fleet.holdout, task.size_px)
     tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
@@ -177,7 +177,12 @@ def open_run(config: RunConfig) -> Run:
     return Run(config, folder, task, fleet, holdout, state, history, tracker, began_s)
 
 
-def _make_folder(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
+    """The folder, there and writable.
+
+    Raises:
+        RunFailed: it cannot be.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

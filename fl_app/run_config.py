@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from fl_app.scene_config import SceneFields
+from fl_app.survey import SurveyRequest, active_vehicles
 from perception.datasets import FLEETS, FleetRequest
 from strategies.accumulator import RuleConfig
 from strategies.aggregation import RULES
 from strategies.gate import GateConfig
+from strategies.gaussian_config import FusionConfig
 from strategies.hierarchical_config import HierarchicalConfig
 from strategies.profile import PROFILES
 from strategies.rsu_round import Participation
@@ -24,13 +27,14 @@ class ConfigError(ValueError):
     """The run config is wrong; the text lists every bad field with what is allowed."""
 
 
-class RunConfig(BaseModel):
+class RunConfig(SceneFields):
     """A federated run, field by field as in `[tool.flwr.app.config]` (there with dashes)."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, alias_generator=lambda name: name.replace("_", "-")
     )
 
+    task: Literal["perception", "reconstruction"] = "perception"
     data: Literal["town", "camvid", "kitti"] = "town"
     data_path: str = ""
     preset: str = "village"
@@ -102,6 +106,50 @@ class RunConfig(BaseModel):
         )
 
     @property
+    def regions_wanted(self) -> tuple[str, ...]:
+        """RSUs whose vehicles take part in a reconstruction; none for all."""
+        return tuple(name.strip() for name in self.regions.split(",") if name.strip())
+
+    @property
+    def survey(self) -> SurveyRequest:
+        """The same on server and vehicles, so that both see one street and one plan."""
+        return SurveyRequest(
+            path=Path(self.data_path) if self.data_path else None,
+            seed=self.seed,
+            size_px=self.size_px,
+            frames=self.scene_frames,
+            apart_m=self.scene_apart_m,
+            rsus=self.rsus,
+            vehicles=self.vehicles,
+            overlap_m=self.overlap_m,
+            speed_ratio=self.speed_ratio,
+            gaussians_per_view=self.gaussians_per_view,
+            misplaced=self.misplaced,
+            anchors=self.anchors,
+            rsu_names=self.regions_wanted,
+        )
+
+    @property
+    def fusion(self) -> FusionConfig:
+        """Settings of the reconstruction's strategy."""
+        active = active_vehicles(self.vehicles, self.rsus, self.regions_wanted)
+        return FusionConfig(
+            fit_steps=self.fit_steps,
+            refine_rounds=self.refine_rounds,
+            refine_steps=self.refine_steps,
+            momentum=self.momentum,
+            block_weighting=self.block_weighting,
+            margin_m=self.margin_m,
+            sight_m=self.sight_m,
+            anchors=self.anchors,
+            vehicles=len(active),
+            join_timeout_s=self.join_timeout_s,
+            fraction=self.fraction,
+            quorum=self.quorum,
+            seed=self.seed,
+        )
+
+    @property
     def hierarchical(self) -> HierarchicalConfig:
         """Settings of the strategy; a flat run is one group that the cloud serves itself."""
         flat = self.hierarchy == "flat"
@@ -141,7 +189,7 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     given = {key: _loosen(key, value) for key, value in values.items() if key not in ENGINE_KEYS}
     try:
         config = RunConfig(**given)
-        config.hierarchical  # noqa: B018  the cross-field checks live there
+        config.hierarchical if config.task == "perception" else config.fusion  # noqa: B018  cross-field checks
     except ValidationError as error:
         raise ConfigError("\n".join(_line(problem) for problem in error.errors())) from None
     except ValueError as error:

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,10 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
         "final-learning-rate": 1e-4,
         "pretrain-epochs": 8,
     },
+}
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "perception": {},
+    "reconstruction": {"task": "reconstruction", "vehicles": 12, "rsus": 4, "image-height": 128, "image-width": 192},
 }
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -140,12 +145,16 @@ def command(
     backend_config: Annotated[str, typer.Option(help="JSON: {'workers': 2}, or Flower's Ray settings.")] = "{}",
     ray_address: Annotated[str, typer.Option(help="Address of a running Ray cluster; implies --engine ray.")] = "",
     data: Annotated[str, typer.Option(help="town, camvid or kitti, with settings that suit it.")] = "",
+    task: Annotated[str, typer.Option(help="perception or reconstruction, with settings that suit it.")] = "",
     resume: Annotated[str, typer.Option(help="Folder of a run to go on with.")] = "",
+    add_region: Annotated[
+        str, typer.Option(help="With --resume: RSUs whose regions a finished reconstruction is to get as well.")
+    ] = "",
     verbose: Annotated[bool, typer.Option(help="Show Flower's own log.")] = False,
 ) -> None:
     """Run a Flower app with many vehicles on this machine."""
     _show_own_log()
-    overrides = _overrides(app, run_config, data, resume)
+    overrides = _overrides(run_config, data, task, resume, add_region)
     settings = _backend_settings(backend_config, ray_address)
     if backend and backend not in list(Engine):
         raise UsageError(f"--backend {backend!r}: known are {', '.join(Engine)}")
@@ -153,7 +162,7 @@ def command(
     defaults = _flatten(app_settings(app).get("config", {}))
     if num_supernodes and "vehicles" in defaults:
         overrides["vehicles"] = num_supernodes
-    vehicles = num_supernodes or {**defaults, **overrides}.get("vehicles")
+    vehicles = num_supernodes or _vehicles({**defaults, **overrides})
     if vehicles is None:
         raise UsageError("--num-supernodes: say how many; this app's run config has no `vehicles`")
     if type(vehicles) is not int or vehicles < 1:
@@ -208,13 +217,30 @@ def _show_own_log() -> None:
     own.handlers, own.propagate = [handler], False
 
 
-def _overrides(app: Path, run_config: list[str], data: str, resume: str) -> dict[str, Any]:
+def _overrides(run_config: list[str], data: str, task: str, resume: str, add_region: str) -> dict[str, Any]:
     given = {key: value for text in run_config for key, value in parse_pairs(text).items()}
-    if data and data not in DATA_DEFAULTS:
-        raise UsageError(f"--data {data!r}: known are {', '.join(DATA_DEFAULTS)}")
+    for option, value, known in (("--data", data, DATA_DEFAULTS), ("--task", task, TASK_DEFAULTS)):
+        if value and value not in known:
+            raise UsageError(f"{option} {value!r}: known are {', '.join(known)}")
+    if add_region:
+        if not resume:
+            raise UsageError("--add-region: say with --resume which reconstruction is to get it")
+        fresh = {"resume": "", "run-name": "", "add-to": resume, "regions": add_region}
+        return {**_resumed_config(Path(resume)), **given, **fresh}
     if resume:
         return {**_resumed_config(Path(resume)), **given, "resume": resume}
-    return {**DATA_DEFAULTS[data], "data": data, **given} if data else given
+    chosen = TASK_DEFAULTS[task] if task else {}
+    return {**chosen, **DATA_DEFAULTS[data], "data": data, **given} if data else {**chosen, **given}
+
+
+def _vehicles(config: Mapping[str, Any]) -> Any:
+    """How many take part: of a reconstruction of some regions, those of these alone."""
+    count, rsus = config.get("vehicles"), config.get("rsus")
+    if config.get("task") != "reconstruction" or not config.get("regions") or type(count) is not int:
+        return count
+    from fl_app.run_config import parse
+
+    return parse({**config, "vehicles": count, "rsus": rsus}).fusion.vehicles
 
 
 def _resumed_config(folder: Path) -> dict[str, Any]:

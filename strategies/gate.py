@@ -28,6 +28,8 @@ class Cause(StrEnum):
     WEIGHT = "weight"
     NOT_FINITE = "not-finite"
     NORM = "norm"
+    BUDGET = "budget"
+    VALUES = "values"
     STRANGER = "stranger"
 
 

@@ -1,0 +1,230 @@
+"""A vehicle that rebuilds its stretch of a street: fits, aligns its neighbours, refines, judges. No pose leaves it."""
+
+import math
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from torch import Tensor
+
+from clients.gaussian_messages import (
+    ALIGN,
+    FIT,
+    JOB,
+    REFINE,
+    AlignReply,
+    AlignRequest,
+    FitReply,
+    FitRequest,
+    Found,
+    JudgeRequest,
+    RefineReply,
+    RefineRequest,
+    decode_align,
+    decode_fit,
+    decode_judge,
+    decode_refine,
+    encode_align_reply,
+    encode_fit_reply,
+    encode_refine_reply,
+)
+from clients.messages import Arrays, EvaluateReply, Hello, MessageError, TrainReply, TrainRequest
+from geometry import Frame, Sim3
+from recon.align import COVERED, align_coarse_to_fine, gradient_at, halved
+from recon.chart import Chart
+from recon.evaluate import gains_between, mean_scores, score
+from recon.fit import FitConfig, fit, start
+from recon.gaussians import Gaussians
+from recon.initial import initial_points
+from recon.merge import trim
+from recon.objective import LossWeights, render_view
+from recon.refine import Update, local_update
+from recon.region import waypoint_region
+from recon.scene_scale import scene_scale
+from recon.views import View, Views, placed
+
+Memory = MutableMapping[str, Arrays]
+"""What a vehicle keeps from one message to the next."""
+
+FITTED: Final = "fitted"
+ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
+ALIGN_STEPS: Final = (40, 30, 30)
+ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
+
+
+@dataclass(frozen=True, eq=False)
+class VehicleFrames:
+    """What one vehicle holds.
+
+    Args:
+        vehicle: its name.
+        rsu: that it drives under.
+        train, test: frames with images.
+        own_from_data: the world that it believes to be in, off by what its positioning is off; the data's is the
+            identity.
+        ignore: pixels that do not count.
+    """
+
+    vehicle: str
+    rsu: str
+    train: Sequence[Frame]
+    test: Sequence[Frame]
+    own_from_data: Sim3
+    ignore: Callable[[Frame], Bool[ndarray, "h w"] | None] | None = None
+
+    def learned(self) -> list[View]:
+        """What is learned from, in the vehicle's world; depth is what its LiDAR senses."""
+        views = Views(self.train, ignore=self.ignore, with_depth=True, lidar_first=True)
+        return [placed(views[index], self.own_from_data) for index in range(len(views))]
+
+    def judged(self) -> list[View]:
+        """What is judged by, in the vehicle's world."""
+        if not len(self.test):
+            return []
+        views = Views(self.test, ignore=self.ignore, with_depth=True)
+        return [placed(views[index], self.own_from_data) for index in range(len(views))]
+
+
+class GaussianClient:
+    """One vehicle.
+
+    Args:
+        frames: what it holds.
+        learned, judged: its views, see `VehicleFrames`; read once by whoever makes the client.
+        memory: kept between messages.
+    """
+
+    def __init__(self, frames: VehicleFrames, learned: Sequence[View], judged: Sequence[View], memory: Memory) -> None:
+        self.frames, self.learned, self.judged, self.memory = frames, learned, judged, memory
+
+    def hello(self) -> Hello:
+        """Name, RSU and number of images."""
+        return Hello(self.frames.vehicle, self.frames.rsu, len(self.learned))
+
+    def work(self, request: TrainRequest) -> TrainReply:
+        """Do the job that a message asks for.
+
+        Raises:
+            MessageError: no such job, or the message does not keep to the contract.
+        """
+        job = request.config.get(JOB)
+        if job == FIT:
+            return encode_fit_reply(self.fit(decode_fit(request)))
+        if job == ALIGN:
+            return encode_align_reply(self.align(decode_align(request)))
+        if job == REFINE:
+            return encode_refine_reply(self.refine(decode_refine(request)))
+        raise MessageError(f"no such job: {job!r}; known are {FIT}, {ALIGN} and {REFINE}")
+
+    def fit(self, request: FitRequest) -> FitReply:
+        """Fit Gaussians to the vehicle's images, and send those in its region and the margin around it."""
+        began_s = time.thread_time()
+        config = FitConfig(request.steps, request.max_gaussians, seed=request.seed)
+        frames = list(self.frames.train)
+        points = initial_points(frames, config.start_points, seed=request.seed, ignore=self.frames.ignore)
+        state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)
+        fit(state, config, self.learned)
+        self._remember(state.log_gains, state.scale_m)
+        fitted = state.gaussians.detach()
+        kept = fitted
+        if math.isfinite(request.margin_m):
+            region = waypoint_region(request.own_m, request.others_m)
+            kept = trim(fitted, lambda xyz: region(xyz) + request.margin_m, 0.0)
+        metrics = {"fit-cpu-s": time.thread_time() - began_s, "gaussians-fitted": len(fitted)}
+        return FitReply(kept, len(self.learned), {**metrics, "gaussians-sent": len(kept)})
+
+    def align(self, request: AlignRequest) -> AlignReply:
+        """Find where others' Gaussians lie, by the images that show them."""
+        began_s, found = time.thread_time(), {}
+        for name, other in sorted(request.others.items()):
+            if len(views := showing(other, self.learned)) > 0:
+                found[name] = aligned(other, views)
+        return AlignReply(found, {"align-cpu-s": time.thread_time() - began_s})
+
+    def refine(self, request: RefineRequest) -> RefineReply:
+        """Some steps from the scene of all, at the vehicle's own images."""
+        began_s = time.thread_time()
+        views = [placed(view, request.world_from_own) for view in self.learned]
+        log_gains, scale_m = self._recall(request)
+        means_lr = FitConfig.means_lr * request.pace
+        config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, means_lr=means_lr)
+        update = local_update(
+            request.scene, request.round_number, views, config, scale_m, log_gains=log_gains, teacher=request.teacher
+        )
+        rows = torch.nonzero(update.visibility > 0)[:, 0]
+        seen = Update({name: change[rows] for name, change in update.changes.items()}, update.visibility[rows])
+        metrics = self._quality(request.scene, views, log_gains) if request.report_quality else {}
+        return RefineReply(rows, seen, len(views), {"refine-cpu-s": time.thread_time() - began_s, **metrics})
+
+    def judge(self, content: TrainRequest) -> EvaluateReply:
+        """Score the scene at the images that were held back; those near a border once more apart."""
+        request = decode_judge(content)
+        if not len(self.judged):
+            raise MessageError(f"{self.frames.vehicle} holds no images back; it cannot judge")
+        views = [placed(view, request.world_from_own) for view in self.judged]
+        log_gains = self._gains(views)
+        scores = score(request.scene, views, log_gains)
+        metrics = {name.replace("_", "-"): value for name, value in mean_scores(scores).items()}
+        border = near_border(views, request)
+        metrics["border-views"] = float(len(border))
+        if border:
+            metrics["border-psnr-db"] = mean_scores([scores[index] for index in border])["psnr_db"]
+        return EvaluateReply(len(views), metrics)
+
+    def _remember(self, log_gains: Float[Tensor, "v 3"], scale_m: float) -> None:
+        self.memory[FITTED] = {"log-gains": log_gains.numpy(), "scale-m": np.array([scale_m])}
+
+    def _recall(self, request: RefineRequest) -> tuple[Float[Tensor, "v 3"] | None, float]:
+        """Exposures and typical distance of the fit; without a memory of one, none and what the scene says."""
+        kept = self.memory.get(FITTED)
+        if kept is None:
+            views = [placed(view, request.world_from_own) for view in self.learned]
+            return None, scene_scale(request.scene, views)
+        return torch.tensor(kept["log-gains"]), float(kept["scale-m"][0]) * request.world_from_own.scale
+
+    def _gains(self, views: Sequence[View]) -> Float[Tensor, "t 3"] | None:
+        kept = self.memory.get(FITTED)
+        return None if kept is None else gains_between(torch.tensor(kept["log-gains"]), self.learned, views)
+
+    def _quality(self, scene: Gaussians, views: Sequence[View], log_gains: Tensor | None) -> dict[str, float]:
+        means = mean_scores(score(scene, views, log_gains))
+        return {"psnr-db": means["psnr_db"], "ssim": means["ssim"]}
+
+
+def showing(other: Gaussians, views: Sequence[View], most: int = ALIGN_VIEWS) -> list[View]:
+    """The views of which others' Gaussians cover the largest shares, in order; none with less than a seventh."""
+    shares = [covered_share(other, view) for view in views]
+    best = sorted(range(len(views)), key=lambda index: -shares[index])[:most]
+    return [views[index] for index in sorted(best) if shares[index] >= ALIGN_SHARE]
+
+
+@torch.no_grad()
+def covered_share(gaussians: Gaussians, view: View) -> float:
+    """Of a view's pixels, judged at a quarter of its size where that is possible."""
+    small = halved(halved(view)) if min(view.size_px) >= 32 else view
+    _, alpha = render_view(gaussians.with_degree(0), small)
+    covered = alpha > COVERED
+    return float((covered if small.counted is None else covered & small.counted).double().mean())
+
+
+def aligned(other: Gaussians, views: Sequence[View]) -> Found:
+    """Where others' Gaussians lie in the views' world, sought near where they are."""
+    centres = torch.stack([-view.viewmat[:3, :3].T @ view.viewmat[:3, 3] for view in views])
+    pivot_m = centres.double().mean(dim=0).numpy()
+    chart, here = Chart.of(other, pivot_m), Sim3.identity()
+    moved = align_coarse_to_fine(other, [views], here, pivot_m=pivot_m, steps=ALIGN_STEPS, weights=ALIGN_WEIGHTS)
+    options: dict[str, Any] = {"views": views, "chart": chart, "weights": ALIGN_WEIGHTS}
+    before, after = (gradient_at(other, chart.parameters(sim3), **options)[0] for sim3 in (here, moved))
+    return Found(moved, before, after, len(views))
+
+
+def near_border(views: Sequence[View], request: JudgeRequest) -> list[int]:
+    """Which views were taken within `border_m` of where the vehicle's region ends, in the world of all."""
+    centres = torch.stack([-view.viewmat[:3, :3].T @ view.viewmat[:3, 3] for view in views])
+    inside_m = waypoint_region(request.own_m, request.others_m)(centres)
+    return [index for index in range(len(views)) if abs(float(inside_m[index])) < request.border_m]

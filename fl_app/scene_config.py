@@ -1,0 +1,30 @@
+"""The fields of a run config that only a reconstruction reads."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from strategies.gaussian_config import ANCHORS
+
+
+class SceneFields(BaseModel):
+    """Field by field as in `[tool.flwr.app.config]` (there with dashes); meanings are those of `SurveyRequest` and
+    `FusionConfig`.
+    """
+
+    scene_frames: int = Field(0, ge=0)
+    scene_apart_m: float = Field(0.5, ge=0)
+    overlap_m: float = Field(6.5, ge=0)
+    speed_ratio: float = Field(4.0, ge=1)
+    gaussians_per_view: int = Field(225, ge=1)
+    misplaced: float = Field(1.0, ge=0)
+    anchors: Literal[*ANCHORS] = "first"  # type: ignore[valid-type]
+    fit_steps: float = Field(14.0, gt=0)
+    refine_rounds: int = Field(6, ge=0)
+    refine_steps: float = Field(4.0, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    block_weighting: bool = False
+    margin_m: float = Field(1000.0, ge=0)
+    sight_m: float = Field(150.0, gt=0)
+    regions: str = ""
+    add_to: str = ""

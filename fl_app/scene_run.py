@@ -1,0 +1,194 @@
+"""One reconstruction from config to report: opens what it needs, lets the strategy work, leaves everything behind."""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from fl_app import checkpoint, console
+from fl_app.history import History, evaluate_row, fusion_row
+from fl_app.memory import survey_of
+from fl_app.run import RunFailed, make_folder
+from fl_app.run_config import RunConfig
+from fl_app.scene_report import write_report
+from fl_app.survey import Survey
+from fl_app.tracking import Tracker, check_reachable, default_uri
+from geometry import Sim3
+from perception.datasets.base import DataError
+from recon.ply import write_ply
+from recon.spz import write_spz
+from strategies.gaussian_fusion import GaussianFusion
+from strategies.gaussian_report import FusionReport
+from strategies.gaussian_scene import whole
+from strategies.gaussian_state import FusionState
+from strategies.report import EvaluateReport
+
+logger = logging.getLogger("convoy")
+SCENE, REGIONS = "scene.ply", "regions"
+
+
+@dataclass
+class SceneRun:
+    """A reconstruction under way. Made by `open_run`."""
+
+    config: RunConfig
+    folder: Path
+    survey: Survey
+    state: FusionState
+    history: History
+    tracker: Tracker
+    began_s: float
+
+    def on_round(self, report: FusionReport) -> None:
+        """Log a round and leave a checkpoint: what is printed is saved."""
+        row = fusion_row(report)
+        if report.job == "align":
+            row |= placement_errors(self.survey, self.state)
+        self._log(report.round, row)
+        self._save_checkpoint()
+        console.say(console.fusion_line(report, self.config.fusion.num_rounds, row.get("align/error-m")))
+
+    def on_evaluate(self, report: EvaluateReport) -> None:
+        """Log what the vehicles measured."""
+        self._log(report.round, evaluate_row(report))
+        console.say(console.judged_line(report))
+
+    def finish(self) -> None:
+        """Leave scene, pictures and report behind; raise RunFailed when there is no scene."""
+        self.history.write(self.folder / "metrics.csv")
+        if not self.state.scene:
+            raise RunFailed("not one vehicle's Gaussians were accepted: see the table of updates that did not count")
+        for path in self._write_scene():
+            self.tracker.file(path, "scene")
+        for path in write_report(self.folder, self.survey, self.state, self.history, self.config):
+            self.tracker.file(path, "report")
+        self.tracker.file(self.folder / "metrics.csv")
+        if self.state.losses:
+            console.console.print(console.losses_table(self.state.losses))
+        console.say(f"data: {self.survey.name} ({self.survey.licence})")
+
+    def _write_scene(self) -> list[Path]:
+        """The whole as .ply and, if its library is there, .spz; and each region by itself."""
+        (self.folder / REGIONS).mkdir(exist_ok=True)
+        paths, everything = [self.folder / SCENE], whole(self.state.scene)
+        write_ply(paths[0], everything)
+        for rsu, gaussians in self.state.scene.items():
+            write_ply(self.folder / REGIONS / f"{rsu}.ply", gaussians)
+        try:
+            write_spz(self.folder / "scene.spz", everything)
+            paths.append(self.folder / "scene.spz")
+        except (ImportError, ValueError) as error:
+            console.say(f"no scene.spz: {error}")
+        row = {f"bytes/{path.name.replace('.', '-')}": float(path.stat().st_size) for path in paths}
+        self._log(self.state.round, row)
+        return paths
+
+    def _log(self, round_number: int, values: dict[str, float]) -> None:
+        self.history.add(round_number, values)
+        self.tracker.metrics(round_number, values)
+
+    def _save_checkpoint(self) -> None:
+        try:
+            arrays, counters = self.state.arrays(), self.state.counters()
+            checkpoint.save_arrays(self.folder, arrays, counters, self.config.as_flower(), self.tracker.run_id)
+            self.history.write(self.folder / "metrics.csv")
+        except OSError as error:
+            logger.error("round %d: no checkpoint (%s); the one before is kept", self.state.round, error)
+            self._log(self.state.round, {"checkpoint/failed": 1.0})
+
+
+def placement_errors(survey: Survey, state: FusionState) -> dict[str, float]:
+    """How far vehicles' cameras are from where they were, mean of each: as positioned, and after alignment.
+
+    Only a simulation can know.
+    """
+    row: dict[str, float] = {}
+    for vehicle in survey.vehicles:
+        if vehicle.vehicle not in state.world_from:
+            continue
+        centres_m = np.array([frame.camera.world_from_cam.translation_m for frame in vehicle.train])
+        for name, world_from_own in (("seed", Sim3.identity()), ("error", state.world_from[vehicle.vehicle])):
+            moved_m = (world_from_own @ vehicle.own_from_data).apply(centres_m)
+            row[f"vehicle/{vehicle.vehicle}/{name}-m"] = float(np.linalg.norm(moved_m - centres_m, axis=1).mean())
+    for name in ("seed", "error"):
+        values = [value for key, value in row.items() if key.endswith(f"/{name}-m")]
+        row[f"align/{name}-m"] = float(np.mean(values)) if values else 0.0
+    return row
+
+
+def execute_scene(config: RunConfig, grid: Grid) -> Path:
+    """Run the whole config on a grid and return the run's folder.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, TrackingError, NotEnoughVehicles, RunFailed: one clear message each.
+    """
+    run = open_run(config)
+    plan = run.survey.active_plan(besides=sorted(run.state.base))
+    strategy = GaussianFusion(config.fusion, plan, run.state, on_round=run.on_round, on_evaluate=run.on_evaluate)
+    status = "FAILED"
+    try:
+        rounds_left = config.fusion.num_rounds - run.state.round
+        if rounds_left > 0:
+            strategy.start(grid, ArrayRecord(), num_rounds=rounds_left, timeout=config.deadline_s)
+        run.finish()
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        console.say(f"interrupted; go on with: flower-simulation --resume {run.folder}")
+        raise
+    finally:
+        close(run, status)
+    return run.folder
+
+
+def open_run(config: RunConfig) -> SceneRun:
+    """Check and open everything before any work starts; whatever is wrong leaves no run behind."""
+    saved = checkpoint.load_arrays(Path(config.resume)) if config.resume else None
+    state = FusionState.restore(saved.arrays, saved.counters) if saved else FusionState(base=base_of(config))
+    output_dir = Path(config.output_dir)
+    uri = config.tracking_uri or default_uri(output_dir)
+    check_reachable(uri)
+    make_folder(output_dir)
+    began_s = time.monotonic()
+    survey = survey_of(config.survey)
+    tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
+    name = config.run_name or f"scene-{datetime.now():%m%d-%H%M%S}"
+    folder = make_folder(Path(config.resume) if config.resume else output_dir / name)
+    (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
+    tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
+    history = History.read(folder / "metrics.csv", state.round) if saved else History()
+    console.say(f"{survey.name}: {len(survey.frames)} frames, {len(survey.vehicles)} vehicles take part")
+    return SceneRun(config, folder, survey, state, history, tracker, began_s)
+
+
+def base_of(config: RunConfig) -> dict:
+    """The scene of an earlier run that this one adds to, by RSU; empty without one.
+
+    Raises:
+        CheckpointError: there is no such run.
+        DataError: it has no scene, or has the regions already.
+    """
+    if not config.add_to:
+        return {}
+    saved = checkpoint.load_arrays(Path(config.add_to))
+    scene = FusionState.restore(saved.arrays, saved.counters).scene
+    there = sorted(set(scene) & set(config.regions_wanted)) if config.regions_wanted else sorted(scene)
+    if not scene or there:
+        raise DataError(f"add-to: {config.add_to} {'has ' + ', '.join(there) if scene else 'has no scene yet'}")
+    return scene
+
+
+def close(run: SceneRun, status: str) -> None:
+    """End the tracking run and say where everything is."""
+    wall_s = time.monotonic() - run.began_s
+    console.say(f"{status.lower()} after {wall_s:.0f} s; everything is in {run.folder}")
+    run.tracker.finish(status)
+    if run.tracker.failures:
+        console.say(f"tracking: {run.tracker.failures} writes failed, see the log; metrics.csv is complete")
+    console.say(f"tracking: {run.tracker.uri}")

@@ -1,0 +1,88 @@
+"""Settings of `GaussianFusion`."""
+
+import math
+from dataclasses import dataclass, field
+
+from recon.merge import Duplicates
+from recon.refusal import AcceptanceConfig
+
+ANCHORS = ("first", "rsu")
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How a scene is put together. Steps are per planned view, so that fast vehicles, which cover more, work more.
+
+    Args:
+        fit_steps: of a vehicle's own fit, per view.
+        refine_rounds: after the merge.
+        refine_steps: of each round, per view.
+        refine_step: how far the scene goes along the mean update, see `recon.refine.combined`.
+        pace: first learning rate of the means in the refinement, as a share of a fit's; it falls in equal steps.
+        momentum: share of the teacher that stays in a round; 0 for no teacher.
+        block_weighting: have parties count more whose images the scene shows worse.
+        blend_m: width of the band at borders.
+        fill: see `recon.merge.merge`.
+        margin_m: what lies farther outside its region a vehicle does not send.
+        sight_m: how far from a vehicle's waypoints the scene is sent to it.
+        near_m: vehicles whose waypoints come so near are aligned to each other.
+        anchors: whose world is right: that of the "first" vehicle, or of the first vehicle of each "rsu".
+        border_m: views so near to the border of a vehicle's region are judged apart.
+        acceptance: what an RSU takes of an upload; None takes all that fits the budget.
+        duplicates: see `recon.merge`.
+        vehicles: to wait for.
+        join_timeout_s: for that long.
+        fraction: of the vehicles that refine in a round, at each RSU.
+        quorum: share of the vehicles that were asked without whose update a round changes nothing.
+        seed: of fits, and of who is asked.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    fit_steps: float = 14.0
+    refine_rounds: int = 6
+    refine_steps: float = 4.0
+    refine_step: float = 1.5
+    pace: float = 0.8
+    momentum: float = 0.0
+    block_weighting: bool = False
+    blend_m: float = 2.0
+    fill: float = 1.0
+    margin_m: float = math.inf
+    sight_m: float = 150.0
+    near_m: float = 12.0
+    anchors: str = "first"
+    border_m: float = 6.0
+    acceptance: AcceptanceConfig | None = field(default_factory=AcceptanceConfig)
+    duplicates: Duplicates | None = field(default_factory=Duplicates)
+    vehicles: int = 1
+    join_timeout_s: float = 120.0
+    fraction: float = 1.0
+    quorum: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = (self.fit_steps, self.refine_steps, self.refine_step, self.pace, self.sight_m, self.near_m)
+        if not all(math.isfinite(value) and value > 0 for value in positive):
+            raise ValueError(f"steps, pace and distances of a fusion must be positive and finite, got {self}")
+        if self.refine_rounds < 0 or min(self.blend_m, self.border_m) < 0 or not min(self.margin_m, self.fill) >= 0:
+            raise ValueError(f"rounds, widths, margin and fill of a fusion must not be negative, got {self}")
+        if not (0 <= self.momentum < 1 and 0 < self.fraction <= 1 and 0 <= self.quorum <= 1):
+            raise ValueError(f"momentum lies in [0, 1), fraction in (0, 1], quorum in [0, 1]; got {self}")
+        if self.anchors not in ANCHORS:
+            raise ValueError(f"anchors is one of {', '.join(ANCHORS)}, got {self.anchors!r}")
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds in all: fit, align and merge, refine."""
+        return 2 + self.refine_rounds
+
+    def pace_at(self, refine_round: int) -> float:
+        """Pace of a round of the refinement, from 0: in equal steps down to an eighth of the first."""
+        done = refine_round / max(self.refine_rounds - 1, 1)
+        return self.pace * (1 - 0.875 * done)
+
+    def step_at(self, refine_round: int) -> float:
+        """`refine_step`, and 1 in the last round, after which nobody corrects what went too far."""
+        return 1.0 if refine_round == self.refine_rounds - 1 else self.refine_step

@@ -1,0 +1,421 @@
+"""Vehicle -> RSU -> cloud for a scene of Gaussians, as a Flower Strategy: fit, align and merge, refine.
+
+Round 1: every vehicle fits its stretch. Round 2: vehicles say where their neighbours lie in their own worlds; RSUs and
+the cloud lay all worlds out and merge. Every further round refines the scene at the vehicles' images. Sets change their
+size, so nothing is averaged by position in an array: a place belongs to the region that it lies in. No image and no
+pose is sent. This class asks and counts; `gaussian_placing`, `gaussian_scene` and `gaussian_trust` do the mathematics.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from clients.gaussian_messages import (
+    ALIGN,
+    FIT,
+    REFINE,
+    AlignRequest,
+    FitRequest,
+    JudgeRequest,
+    RefineReply,
+    RefineRequest,
+    decode_align_reply,
+    decode_refine_reply,
+    encode_align,
+    encode_fit,
+    encode_judge,
+    encode_refine,
+)
+from clients.messages import (
+    EvaluateReply,
+    MessageError,
+    TrainReply,
+    TrainRequest,
+    count_bytes,
+    decode_evaluate_reply,
+    decode_train_reply,
+    encode_request,
+    to_record,
+)
+from geometry import Sim3
+from recon.gaussians import Gaussians
+from recon.plan import Plan
+from strategies.gate import Cause
+from strategies.gaussian_config import FusionConfig
+from strategies.gaussian_placing import Link, placed_vehicles, plausible
+from strategies.gaussian_report import FusionReport
+from strategies.gaussian_scene import (
+    Around,
+    around,
+    fused_at_rsu,
+    fused_in_cloud,
+    in_world,
+    joined_by,
+    moved_by,
+    smoothed,
+    spread_over,
+    weighed,
+    whole,
+)
+from strategies.gaussian_state import FusionState
+from strategies.gaussian_trust import accepted_parts, believed, upload_of
+from strategies.membership import NotEnoughVehicles, greet, wait_for_nodes
+from strategies.report import EvaluateReport, Loss, tally, weighted_metrics
+from strategies.rsu_round import error_loss, share_of
+
+logger = logging.getLogger("convoy")
+MOST_VIEWS = 1_000_000
+BASE = "scene"  # name of what an earlier run left, among those to align
+
+
+class GaussianFusion(Strategy):
+    """The server side of a reconstruction.
+
+    Args:
+        config: settings.
+        plan: who covers what; with the stretches of `state.base`, whose vehicles need not be there.
+        state: where to start; its `round` is above 0 after a resume.
+        on_round, on_evaluate: called with a report after each, when `state` is complete.
+    """
+
+    def __init__(
+        self,
+        config: FusionConfig,
+        plan: Plan,
+        state: FusionState,
+        *,
+        on_round: Callable[[FusionReport], None] = lambda _: None,
+        on_evaluate: Callable[[EvaluateReport], None] = lambda _: None,
+    ) -> None:
+        self.config, self.plan, self.state = config, plan, state
+        self._on_round, self._on_evaluate = on_round, on_evaluate
+        self._nodes: dict[str, int] = {}
+        self._asked: dict[int, str] = {}
+        self._sent: dict[str, Around] = {}
+        self._losses: list[Loss] = []
+        self._began_s = time.monotonic()
+
+    def summary(self) -> None:
+        """Log the reconstruction in one line."""
+        c = self.config
+        logger.info("%d vehicles, %d RSUs, %d rounds of refinement", c.vehicles, len(self.plan.rsus), c.refine_rounds)
+
+    @property
+    def job(self) -> str:
+        """What the next round is for."""
+        return (FIT, ALIGN)[self.state.round] if self.state.round < 2 else REFINE
+
+    # 1. Ask.
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The requests of this round, a list: Flower's HTTP grid goes through them twice."""
+        self._began_s = time.monotonic()
+        if not self._nodes:
+            self._meet(grid)
+        requests = {FIT: self._fit_requests, ALIGN: self._align_requests, REFINE: self._refine_requests}[self.job]()
+        return self._messages(requests, MessageType.TRAIN)
+
+    def _meet(self, grid: Grid) -> None:
+        nodes = wait_for_nodes(grid, self.config.vehicles, self.config.join_timeout_s)
+        members, losses = greet(grid, nodes, self.config.join_timeout_s, MOST_VIEWS)
+        strangers = [member for member in members if member.vehicle not in self.plan]
+        self._losses += losses + [Loss(m.vehicle, Cause.STRANGER, "is not in the plan") for m in strangers]
+        self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in self.plan}
+        if not self._nodes:
+            raise NotEnoughVehicles("no vehicle of the plan is there: " + "; ".join(map(str, self._losses[:5])))
+
+    def _messages(self, requests: Mapping[str, TrainRequest], kind: str) -> list[Message]:
+        self._asked = {self._nodes[vehicle]: vehicle for vehicle in requests}
+        group, down = str(self.state.round + 1), sum(count_bytes(request.arrays) for request in requests.values())
+        self.state.traffic = self.state.traffic.plus(vehicle_down=down)
+        return [
+            Message(encode_request(to_record(r.arrays), r.config), self._nodes[vehicle], kind, group_id=group)
+            for vehicle, r in sorted(requests.items())
+        ]
+
+    def _fit_requests(self) -> dict[str, TrainRequest]:
+        config, requests = self.config, {}
+        for vehicle in self._nodes:
+            stretch = self.plan[vehicle]
+            places = (stretch.waypoints_m, self.plan.others_m(vehicle))
+            steps = max(1, round(config.fit_steps * stretch.views))
+            request = FitRequest(*places, steps, stretch.max_gaussians, config.margin_m, config.seed)
+            requests[vehicle] = encode_fit(request)
+        return requests
+
+    def _align_requests(self) -> dict[str, TrainRequest]:
+        parts, requests = self.state.parts, {}
+        for vehicle in sorted(set(parts) & set(self._nodes)):
+            near = self.plan.neighbours(vehicle, self.config.near_m)
+            others = {name: parts[name] for name in near if name in parts}
+            others |= self._base_near(vehicle)
+            if others:
+                requests[vehicle] = encode_align(AlignRequest(others))
+        return requests
+
+    def _base_near(self, vehicle: str) -> dict[str, Gaussians]:
+        """What an earlier run left near a vehicle, if anything."""
+        if not self.state.base:
+            return {}
+        waypoints_m = self.plan[vehicle].waypoints_m
+        if not len(around(whole(self.state.base), waypoints_m, self.config.near_m).rows):
+            return {}
+        return {BASE: around(whole(self.state.base), waypoints_m, self.config.sight_m).gaussians}
+
+    def _refine_requests(self) -> dict[str, TrainRequest]:
+        config, state = self.config, self.state
+        number = state.round - 2
+        self._sent, requests = {}, {}
+        everything, teacher = whole(state.scene), whole(state.teacher) if state.teacher else None
+        for vehicle in self._chosen(number):
+            there = around(everything, self.plan[vehicle].waypoints_m, config.sight_m)
+            if not len(there.rows):
+                continue
+            self._sent[vehicle] = there
+            request = RefineRequest(
+                scene=there.gaussians,
+                world_from_own=state.world_from[vehicle],
+                steps=max(1, round(config.refine_steps * self.plan[vehicle].views)),
+                round_number=number,
+                pace=config.pace_at(number),
+                seed=config.seed,
+                teacher=teacher.select(there.rows) if teacher is not None and number else None,
+                report_quality=config.block_weighting,
+            )
+            requests[vehicle] = encode_refine(request)
+        return requests
+
+    def _chosen(self, number: int) -> list[str]:
+        """Who refines in a round: those whose world is known, a share of each RSU's."""
+        chosen = []
+        for index, rsu in enumerate(self.plan.rsus):
+            ready = [s.vehicle for s in self.plan.of_rsu(rsu) if s.vehicle in self.state.world_from]
+            ready = [vehicle for vehicle in ready if vehicle in self._nodes]
+            rng = np.random.default_rng([self.config.seed, number, index])
+            count = share_of(self.config.fraction, len(ready))
+            chosen += [ready[int(row)] for row in sorted(rng.choice(len(ready), count, replace=False))]
+        return chosen
+
+    # 2. Gather.
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take the answers in and bring the scene a step further."""
+        job, wanted = self.job, len(self._asked)
+        answers = self._answers(replies)
+        self.state.traffic = self.state.traffic.plus(vehicle_up=sum(count_bytes(r.arrays) for r in answers.values()))
+        close = {FIT: self._close_fit, ALIGN: self._close_align, REFINE: self._close_refine}[job]
+        accepted, extra = close(answers)
+        self.state.round += 1
+        self.state.accepted += len(accepted)
+        losses, self._losses = tuple(self._losses), []
+        self.state.losses = tally(self.state.losses, losses)
+        for loss in losses:
+            logger.warning("round %d: nothing from %s: %s %s", self.state.round, loss.vehicle, loss.cause, loss.detail)
+        held = self.state.scene or self.state.parts
+        report = FusionReport(
+            round=self.state.round,
+            job=job,
+            wall_s=time.monotonic() - self._began_s,
+            wanted=wanted,
+            accepted=len(accepted),
+            gaussians={name: len(gaussians) for name, gaussians in sorted(held.items())},
+            traffic=self.state.traffic,
+            vehicle_metrics={vehicle: dict(answers[vehicle].metrics) for vehicle in sorted(accepted)},
+            losses=losses,
+            **extra,
+        )
+        self._on_round(report)
+        return None, MetricRecord({"accepted": len(accepted), "gaussians": sum(report.gaussians.values())})
+
+    def _answers(self, replies: Iterable[Message]) -> dict[str, TrainReply]:
+        """One answer a vehicle; what is late, lost, twice or no answer at all is counted."""
+        answers: dict[str, TrainReply] = {}
+        waiting = dict(self._asked)
+        for message in replies:
+            node_id = message.metadata.src_node_id
+            vehicle = waiting.pop(node_id, None)
+            if vehicle is None:
+                name = self._asked.get(node_id, f"node-{node_id}")
+                self._losses.append(Loss(name, Cause.STRANGER, "was not asked, or has answered before"))
+            elif message.has_error():
+                self._losses.append(error_loss(vehicle, message))
+            elif (answer := self._decoded(vehicle, decode_train_reply, message)) is not None:
+                answers[vehicle] = answer
+        self._losses += [Loss(vehicle, Cause.LATE, "no answer before the deadline") for vehicle in waiting.values()]
+        return answers
+
+    def _decoded(self, vehicle: str, decode: Callable, *content: object):
+        """What `decode` makes of something a vehicle sent, or None, which is counted."""
+        try:
+            return decode(*content)
+        except (MessageError, ValueError, TypeError) as error:
+            self._losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
+            return None
+
+    def _close_fit(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
+        accepted = []
+        for vehicle, answer in sorted(answers.items()):
+            upload = self._decoded(vehicle, upload_of, answer, self.plan[vehicle], self.config.acceptance)
+            if isinstance(upload, Loss):
+                self._losses.append(upload)
+            elif upload is not None and len(upload.gaussians):
+                self.state.parts[vehicle] = upload.gaussians
+                accepted.append(vehicle)
+        return accepted, {}
+
+    def _close_align(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
+        links, accepted = [], []
+        for vehicle, answer in sorted(answers.items()):
+            reply = self._decoded(vehicle, decode_align_reply, answer)
+            if reply is None:
+                continue
+            accepted.append(vehicle)
+            for other, found in reply.found.items():
+                link = Link(vehicle, other, found.own_from_other, found.before, found.after, found.views)
+                known = other in self.state.parts or (other == BASE and self.state.base)
+                if known and plausible(link, self.plan[vehicle].centre_m):
+                    links.append(link)
+        dropped = self._merge(links) if self.state.parts else {}
+        return accepted, {"links": tuple(links), "dropped": dropped}
+
+    def _merge(self, links: list[Link]) -> dict[str, int]:
+        """Lay out, look at what is sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
+        state, plan, config = self.state, self.plan, self.config
+        state.world_from = self._placed(links)
+        parts, dropped = in_world(state.parts, state.world_from), dict[str, int]()
+        scene: dict[str, Gaussians] = {}
+        for rsu in plan.rsus:
+            own = {s.vehicle: s for s in plan.of_rsu(rsu) if s.vehicle in parts}
+            if own:
+                kept, causes = accepted_parts({name: parts[name] for name in own}, own, config.acceptance)
+                scene[rsu] = fused_at_rsu(rsu, kept, plan, config)
+                dropped = {cause: dropped.get(cause, 0) + causes.get(cause, 0) for cause in {**dropped, **causes}}
+        up = sum(gaussians.nbytes for gaussians in scene.values())
+        state.traffic = state.traffic.plus(cloud_up=up)
+        if state.base:
+            state.scene, state.free = joined_by(state.base, scene, plan, config)
+        else:
+            state.scene = fused_in_cloud(scene, plan, config)
+        return dropped
+
+    def _placed(self, links: list[Link]) -> dict[str, Sim3]:
+        """World from each vehicle's. To an earlier scene those that see it are tied, the others through them."""
+        vehicles, config = sorted(self.state.parts), self.config
+        to_base = {link.a: link.a_from_b.inverse() for link in links if link.b == BASE}
+        between = [link for link in links if link.b != BASE]
+        if not to_base:
+            return placed_vehicles(self.plan, vehicles, between, config.anchors)
+        first = next(iter(to_base))
+        tied = [
+            Link(first, name, to_base[first].inverse() @ pose, 1, 1, 1)
+            for name, pose in to_base.items()
+            if name != first
+        ]
+        relative = placed_vehicles(self.plan, vehicles, [*between, *tied], "first")
+        return {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
+
+    def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
+        state, config = self.state, self.config
+        decoded = {
+            vehicle: reply
+            for vehicle, answer in sorted(answers.items())
+            if (reply := self._decoded(vehicle, decode_refine_reply, answer, self._sent[vehicle].gaussians)) is not None
+        }
+        replies, losses = believed(decoded)
+        self._losses += losses
+        if len(replies) < max(1, share_of(config.quorum, len(self._asked))):
+            logger.warning("round %d: %d updates, the quorum is not met", state.round + 1, len(replies))
+            return [], {}
+        state.scene = moved_by(state.scene, self._by_rsu(replies), config.step_at(state.round - 2), state.free or None)
+        up = sum(gaussians.nbytes for gaussians in state.scene.values())
+        state.traffic = state.traffic.plus(cloud_up=up, cloud_down=up)
+        if config.momentum:
+            state.teacher = smoothed(state.teacher or None, state.scene, config.momentum)
+        return sorted(replies), {}
+
+    def _by_rsu(self, replies: Mapping[str, RefineReply]) -> dict[str, dict]:
+        count = sum(len(gaussians) for gaussians in self.state.scene.values())
+        updates = {name: spread_over(r.update, r.rows, self._sent[name], count) for name, r in replies.items()}
+        if self.config.block_weighting and all({"psnr-db", "ssim"} <= r.metrics.keys() for r in replies.values()):
+            quality = [{n: float(r.metrics[key]) for n, r in replies.items()} for key in ("psnr-db", "ssim")]
+            updates = weighed(updates, *quality)
+        out: dict[str, dict] = {}
+        for name, update in updates.items():
+            out.setdefault(self.plan[name].rsu, {})[name] = update
+        return out
+
+    # 3. Evaluate at the vehicles, once there is a scene.
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """After the merge and after every refinement, all whose world is known judge the scene."""
+        if not self.state.scene:
+            return []
+        everything, requests = whole(self.state.scene), {}
+        for vehicle in sorted(set(self.state.world_from) & set(self._nodes)):
+            stretch = self.plan[vehicle]
+            there = around(everything, stretch.waypoints_m, self.config.sight_m).gaussians
+            if len(there):
+                places = (stretch.waypoints_m, self.plan.others_m(vehicle))
+                request = JudgeRequest(there, self.state.world_from[vehicle], *places, self.config.border_m)
+                requests[vehicle] = encode_judge(request)
+        traffic = self.state.traffic  # what judging sends is no part of the method
+        messages = self._messages(requests, MessageType.EVALUATE)
+        self.state.traffic = traffic
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Means over all images that vehicles held back."""
+        rows: dict[str, EvaluateReply] = {}
+        losses = []
+        for message in replies:
+            vehicle = self._asked.get(message.metadata.src_node_id)
+            if vehicle is None or vehicle in rows:
+                losses.append(Loss(vehicle or "?", Cause.STRANGER, "was not asked, or has answered before"))
+            elif message.has_error():
+                losses.append(error_loss(vehicle, message))
+            elif (answer := self._decoded(vehicle, decode_evaluate_reply, message)) is not None:
+                rows[vehicle] = answer
+        if not rows and not losses:
+            return None
+        report = evaluate_report(self.state.round, rows, tuple(losses), self.plan)
+        self._on_evaluate(report)
+        return MetricRecord(dict(report.metrics))
+
+
+def evaluate_report(
+    round_number: int, rows: Mapping[str, EvaluateReply], losses: tuple[Loss, ...], plan: Plan
+) -> EvaluateReport:
+    """What vehicles measured, averaged over their images, those near borders among themselves."""
+    by_rsu: dict[str, list[EvaluateReply]] = {}
+    for vehicle, row in sorted(rows.items()):
+        by_rsu.setdefault(plan[vehicle].rsu, []).append(row)
+    return EvaluateReport(
+        round=round_number,
+        cloud_round=round_number,
+        vehicle_metrics={vehicle: dict(row.metrics) for vehicle, row in sorted(rows.items())},
+        rsu_metrics={rsu: mean_metrics(group) for rsu, group in by_rsu.items()},
+        metrics=mean_metrics([rows[vehicle] for vehicle in sorted(rows)]),
+        losses=losses,
+    )
+
+
+def mean_metrics(rows: Iterable[EvaluateReply]) -> dict[str, float]:
+    """Means weighted by images; of border images by their own number, which is summed."""
+    rows = list(rows)
+    border = [(row.metrics, round(row.metrics.get("border-views", 0.0))) for row in rows]
+    means = weighted_metrics([(row.metrics, max(row.num_examples, 0)) for row in rows])
+    means.pop("border-psnr-db", None)
+    means["border-views"] = float(sum(count for _, count in border))
+    found = weighted_metrics([(m, count) for m, count in border if "border-psnr-db" in m]).get("border-psnr-db")
+    return means if found is None else {**means, "border-psnr-db": found}

@@ -1,0 +1,166 @@
+"""The scene as the tiers hold it: Gaussians by RSU, merged, looked up around a vehicle, changed by updates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from geometry import Sim3
+from recon.gaussians import Gaussians
+from recon.merge import Part, merged_parts
+from recon.plan import Plan
+from recon.refine import Update, block_weights, combined, pooled, spread
+from strategies.gaussian_config import FusionConfig
+
+Scene = Mapping[str, Gaussians]
+"""What each RSU holds of the scene, by its name; nothing is held twice."""
+
+
+def whole(scene: Scene) -> Gaussians:
+    """All of it, RSU by RSU in order of their names."""
+    return Gaussians.concat([scene[rsu] for rsu in sorted(scene)])
+
+
+def fused_at_rsu(rsu: str, parts: Mapping[str, Gaussians], plan: Plan, config: FusionConfig) -> Gaussians:
+    """The Gaussians of an RSU's vehicles, in the world of all, as one set.
+
+    Raises:
+        ValueError: there are none.
+    """
+    regions = {vehicle: plan.region(vehicle, same_rsu=True) for vehicle in parts}
+    merged = merged_parts(
+        [Part(vehicle, gaussians, regions[vehicle]) for vehicle, gaussians in parts.items()],
+        *(config.blend_m,),
+        fill=config.fill,
+        duplicates=config.duplicates,
+    )
+    return Gaussians.concat(list(merged.values()))
+
+
+def fused_in_cloud(scene: Scene, plan: Plan, config: FusionConfig) -> dict[str, Gaussians]:
+    """What stays of each RSU's set beside those of the others."""
+    parts = [Part(rsu, gaussians, plan.rsu_region(rsu)) for rsu, gaussians in scene.items()]
+    return merged_parts(parts, config.blend_m, fill=config.fill, duplicates=config.duplicates)
+
+
+def joined_by(
+    old: Scene, new: Scene, plan: Plan, config: FusionConfig
+) -> tuple[dict[str, Gaussians], dict[str, Bool[Tensor, "n"]]]:
+    """A scene with more regions, and which Gaussians of each RSU may still change.
+
+    What an old region holds within it, farther from its border than half the band, keeps every bit. Where an old
+    RSU's cameras looked beyond their region, and the new one has something, that fades out.
+
+    Args:
+        old: trained regions.
+        new: those to be added.
+        plan: with the stretches of all.
+        config: widths.
+    """
+    merged = fused_in_cloud({**old, **new}, plan, config)
+    kept, free = dict(merged), {rsu: torch.ones(len(merged[rsu]), dtype=torch.bool) for rsu in new}
+    for rsu, before in old.items():
+        inside = plan.rsu_region(rsu)(before.means) > config.blend_m / 2
+        outside_now = plan.rsu_region(rsu)(merged[rsu].means) <= config.blend_m / 2
+        kept[rsu] = Gaussians.concat([before.select(inside), merged[rsu].select(outside_now)])
+        free[rsu] = torch.arange(len(kept[rsu])) >= int(inside.sum())
+    return kept, free
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The part of a scene that a vehicle works on.
+
+    Args:
+        gaussians: near its waypoints, in order of the whole.
+        rows: of the whole.
+    """
+
+    gaussians: Gaussians
+    rows: Int64[Tensor, "r"]
+
+
+def around(scene: Gaussians, waypoints_m: Float[ndarray, "k 2"], sight_m: float) -> Around:
+    """What lies within sight of some waypoints, on the ground plane."""
+    places = torch.as_tensor(np.asarray(waypoints_m)).to(scene.means)
+    low, high = places.min(dim=0).values - sight_m, places.max(dim=0).values + sight_m
+    ground = scene.means[:, :2]
+    rows = torch.nonzero(((ground >= low) & (ground <= high)).all(dim=1))[:, 0]
+    near = torch.cdist(ground[rows], places).amin(dim=1) <= sight_m
+    return Around(scene.select(rows[near]), rows[near])
+
+
+def moved_by(
+    scene: Scene,
+    updates: Mapping[str, Mapping[str, Update]],
+    step: float,
+    free: Mapping[str, Bool[Tensor, "n"]] | None = None,
+) -> dict[str, Gaussians]:
+    """The scene after a round: each RSU pools its vehicles' updates, the cloud combines the RSUs'.
+
+    Args:
+        scene: that the updates are of.
+        updates: by RSU and vehicle, of all of the scene's Gaussians.
+        step: see `recon.refine.combined`.
+        free: which Gaussians may change; all by default.
+    """
+    before = whole(scene)
+    by_rsu = [pooled(before, [vehicles[name] for name in sorted(vehicles)]) for _, vehicles in sorted(updates.items())]
+    after = combined(before, by_rsu, step)
+    names = sorted(scene)
+    parts = dict(zip(names, _split(after, [len(scene[name]) for name in names]), strict=True))
+    if free is None:
+        return parts
+    return {name: _where(free[name], parts[name], scene[name]) for name in names}
+
+
+def weighed(
+    updates: Mapping[str, Update], psnr_db: Mapping[str, float], ssim: Mapping[str, float]
+) -> dict[str, Update]:
+    """Updates that count more where the scene is worse, see `recon.refine.block_weights`."""
+    weights = block_weights(psnr_db, ssim)
+    return {name: Update(update.changes, weights[name] * update.visibility) for name, update in updates.items()}
+
+
+def smoothed(teacher: Scene | None, scene: Scene, momentum: float) -> dict[str, Gaussians]:
+    """The teacher a round later: so much of it stays, the rest is the scene; at first it is the scene."""
+    if teacher is None:
+        return dict(scene)
+    out = {}
+    for rsu, new in scene.items():
+        old, now = teacher[rsu].tensors(), new.tensors()
+        out[rsu] = Gaussians(**{name: old[name].lerp(now[name], 1 - momentum) for name in now})
+    return out
+
+
+def in_world(parts: Mapping[str, Gaussians], world_from: Mapping[str, Sim3]) -> dict[str, Gaussians]:
+    """Vehicles' Gaussians in the world of all; what lies there already keeps its bits."""
+    return {
+        name: part if _is_identity(world_from[name]) else part.transformed(world_from[name])
+        for name, part in parts.items()
+    }
+
+
+def _is_identity(sim3: Sim3) -> bool:
+    return bool(np.array_equal(sim3.matrix, np.eye(4)))
+
+
+def _split(gaussians: Gaussians, counts: Sequence[int]) -> list[Gaussians]:
+    return [gaussians.select(rows) for rows in torch.arange(len(gaussians)).split(list(counts))]
+
+
+def _where(free: Bool[Tensor, "n"], moved: Gaussians, fixed: Gaussians) -> Gaussians:
+    def pick(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(free.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    old = fixed.tensors()
+    return Gaussians(**{name: pick(new, old[name]) for name, new in moved.tensors().items()})
+
+
+def spread_over(update: Update, rows: Int64[Tensor, "r"], there: Around, count: int) -> Update:
+    """A vehicle's update of rows of what it was sent, as one of the whole scene."""
+    return spread(update, there.rows[rows], count)

@@ -1,0 +1,103 @@
+"""What is believed of Gaussians and updates that vehicles send: budgets, then values, then what others sent."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from clients.gaussian_messages import FitReply, RefineReply, decode_fit_reply
+from clients.messages import TrainReply, count_bytes
+from recon.acceptance import accept, check_views
+from recon.gaussians import Gaussians
+from recon.plan import Stretch
+from recon.refine import Update
+from recon.refusal import AcceptanceConfig, Budget, oversized, refusal
+from recon.refusal import Cause as Refused
+from strategies.gate import Cause
+from strategies.report import Loss
+
+CAUSES: Final = {
+    Refused.FIELDS: Cause.KEYS,
+    Refused.SHAPE: Cause.SHAPE,
+    Refused.DTYPE: Cause.DTYPE,
+    Refused.NOT_FINITE: Cause.NOT_FINITE,
+    Refused.COUNT: Cause.BUDGET,
+    Refused.BYTES: Cause.BUDGET,
+}
+MOST_GROWTH: Final = 10.0  # length of an update, over the median of all
+MOST_VISIBILITY: Final = 4.0  # total that a vehicle may claim, over the median of all
+FEWEST: Final = 3  # updates that a median says something of
+
+
+def upload_of(reply: TrainReply, stretch: Stretch, config: AcceptanceConfig | None) -> FitReply | Loss:
+    """A vehicle's Gaussians, or why they are not taken. What is beyond the budget is neither decoded nor copied.
+
+    Raises:
+        MessageError: the reply does not keep to the contract.
+    """
+    budget = Budget.of(stretch.max_gaussians)
+    shapes = {name.removeprefix("part/"): values.shape for name, values in reply.arrays.items()}
+    wrong = oversized(shapes, count_bytes(reply.arrays), budget)
+    if wrong is None:
+        decoded = decode_fit_reply(reply)
+        wrong = refusal(decoded.gaussians, budget, config or AcceptanceConfig())
+        if wrong is None:
+            return decoded
+    return Loss(stretch.vehicle, CAUSES.get(wrong.cause, Cause.VALUES), wrong.sentence)
+
+
+def accepted_parts(
+    parts: Mapping[str, Gaussians], stretches: Mapping[str, Stretch], config: AcceptanceConfig | None
+) -> tuple[dict[str, Gaussians], dict[str, int]]:
+    """What an RSU takes of its vehicles' Gaussians, in the world of all, and how many it dropped by cause.
+
+    Each is compared with all others as they came, so that the order does not matter.
+    """
+    if config is None:
+        return dict(parts), {}
+    kept, dropped = {}, dict[str, int]()
+    for name, part in sorted(parts.items()):
+        stretch = stretches[name]
+        neighbours = [other for key, other in parts.items() if key != name]
+        views = check_views(stretch.waypoints_m) if len(stretch.waypoints_m) > 1 else []
+        budget = Budget.of(stretch.max_gaussians)
+        taken = accept(part, budget, config if views else _sightless(config), views, neighbours)
+        kept[name] = taken.gaussians
+        for cause, count in taken.dropped.items():
+            dropped[str(cause)] = dropped.get(str(cause), 0) + count
+    return kept, dropped
+
+
+def _sightless(config: AcceptanceConfig) -> AcceptanceConfig:
+    return replace(config, weight_floor=0.0, clear_sigma=0.0)
+
+
+def believed(replies: Mapping[str, RefineReply]) -> tuple[dict[str, RefineReply], list[Loss]]:
+    """Updates without those that are much longer than the others', and with claims of visibility cut.
+
+    A vehicle that says it saw everything would have the last word on all Gaussians.
+    """
+    if len(replies) < FEWEST:
+        return dict(replies), []
+    lengths = {name: length_of(reply.update) for name, reply in replies.items()}
+    limit = MOST_GROWTH * statistics.median(lengths.values())
+    claims = {name: float(reply.update.visibility.double().sum()) for name, reply in replies.items()}
+    most = MOST_VISIBILITY * statistics.median(claims.values())
+    kept, losses = {}, []
+    for name, reply in replies.items():
+        if lengths[name] > limit > 0:
+            detail = f"update length {lengths[name]:.3g}, allowed {limit:.3g}"
+            losses.append(Loss(name, Cause.NORM, detail))
+        else:
+            share = min(1.0, most / claims[name]) if claims[name] else 1.0
+            visibility = reply.update.visibility * share
+            kept[name] = RefineReply(reply.rows, Update(reply.update.changes, visibility), reply.views, reply.metrics)
+    return kept, losses
+
+
+def length_of(update: Update) -> float:
+    """Root mean square over Gaussians of how far they are moved and changed, all numbers alike."""
+    rows = len(update.visibility)
+    squares = sum(float(change.double().square().sum()) for change in update.changes.values())
+    return math.sqrt(squares / rows) if rows else 0.0
