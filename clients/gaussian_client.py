@@ -1,19 +1,22 @@
-"""A vehicle that rebuilds its stretch of a street: fits, aligns its neighbours, refines, judges. No pose leaves it."""
+"""A vehicle that rebuilds its stretch of a street: fits, aligns its neighbours, refines, judges. No pose leaves it.
+
+It keeps nothing from one message to the next but its images: what it must know, exposures for one, it sees again.
+"""
 
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from numpy import ndarray
 from torch import Tensor
 
 from clients.gaussian_messages import (
     ALIGN,
+    ALL,
     FIT,
     JOB,
     REFINE,
@@ -33,25 +36,21 @@ from clients.gaussian_messages import (
     encode_fit_reply,
     encode_refine_reply,
 )
-from clients.messages import Arrays, EvaluateReply, Hello, MessageError, TrainReply, TrainRequest
+from clients.messages import EvaluateReply, Hello, MessageError, TrainReply, TrainRequest
 from geometry import Frame, Sim3
 from recon.align import COVERED, align_coarse_to_fine, gradient_at, halved
 from recon.chart import Chart
-from recon.evaluate import gains_between, mean_scores, score
+from recon.evaluate import gains_between, mean_scores, observed_gains, score
 from recon.fit import FitConfig, fit, start
 from recon.gaussians import Gaussians
 from recon.initial import initial_points
 from recon.merge import trim
 from recon.objective import LossWeights, render_view
 from recon.refine import Update, local_update
-from recon.region import waypoint_region
+from recon.region import waypoint_region, widened
 from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
 
-Memory = MutableMapping[str, Arrays]
-"""What a vehicle keeps from one message to the next."""
-
-FITTED: Final = "fitted"
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
@@ -96,11 +95,10 @@ class GaussianClient:
     Args:
         frames: what it holds.
         learned, judged: its views, see `VehicleFrames`; read once by whoever makes the client.
-        memory: kept between messages.
     """
 
-    def __init__(self, frames: VehicleFrames, learned: Sequence[View], judged: Sequence[View], memory: Memory) -> None:
-        self.frames, self.learned, self.judged, self.memory = frames, learned, judged, memory
+    def __init__(self, frames: VehicleFrames, learned: Sequence[View], judged: Sequence[View]) -> None:
+        self.frames, self.learned, self.judged = frames, learned, judged
 
     def hello(self) -> Hello:
         """Name, RSU and number of images."""
@@ -129,28 +127,31 @@ class GaussianClient:
         points = initial_points(frames, config.start_points, seed=request.seed, ignore=self.frames.ignore)
         state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)
         fit(state, config, self.learned)
-        self._remember(state.log_gains, state.scale_m)
         fitted = state.gaussians.detach()
         kept = fitted
         if math.isfinite(request.margin_m):
             region = waypoint_region(request.own_m, request.others_m)
-            kept = trim(fitted, lambda xyz: region(xyz) + request.margin_m, 0.0)
+            kept = trim(fitted, widened(region, request.margin_m), 0.0)
         metrics = {"fit-cpu-s": time.thread_time() - began_s, "gaussians-fitted": len(fitted)}
         return FitReply(kept, len(self.learned), {**metrics, "gaussians-sent": len(kept)})
 
     def align(self, request: AlignRequest) -> AlignReply:
         """Find where others' Gaussians lie, by the images that show them."""
-        began_s, found = time.thread_time(), {}
-        for name, other in sorted(request.others.items()):
-            if len(views := showing(other, self.learned)) > 0:
-                found[name] = aligned(other, views)
+        began_s = time.thread_time()
+        views = {name: showing(other, self.learned) for name, other in sorted(request.others.items())}
+        if request.together:
+            seen = list({id(view): view for chosen in views.values() for view in chosen}.values())
+            together = Gaussians.concat([request.others[name] for name in sorted(request.others)])
+            found = {ALL: aligned(together, seen)} if seen else {}
+        else:
+            found = {name: aligned(request.others[name], chosen) for name, chosen in views.items() if chosen}
         return AlignReply(found, {"align-cpu-s": time.thread_time() - began_s})
 
     def refine(self, request: RefineRequest) -> RefineReply:
         """Some steps from the scene of all, at the vehicle's own images."""
         began_s = time.thread_time()
         views = [placed(view, request.world_from_own) for view in self.learned]
-        log_gains, scale_m = self._recall(request)
+        log_gains, scale_m = observed_gains(request.scene, views), scene_scale(request.scene, views)
         means_lr = FitConfig.means_lr * request.pace
         config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, means_lr=means_lr)
         update = local_update(
@@ -166,8 +167,8 @@ class GaussianClient:
         request = decode_judge(content)
         if not len(self.judged):
             raise MessageError(f"{self.frames.vehicle} holds no images back; it cannot judge")
-        views = [placed(view, request.world_from_own) for view in self.judged]
-        log_gains = self._gains(views)
+        views, learned = ([placed(v, request.world_from_own) for v in each] for each in (self.judged, self.learned))
+        log_gains = gains_between(observed_gains(request.scene, learned), learned, views)
         scores = score(request.scene, views, log_gains)
         metrics = {name.replace("_", "-"): value for name, value in mean_scores(scores).items()}
         border = near_border(views, request)
@@ -176,22 +177,7 @@ class GaussianClient:
             metrics["border-psnr-db"] = mean_scores([scores[index] for index in border])["psnr_db"]
         return EvaluateReply(len(views), metrics)
 
-    def _remember(self, log_gains: Float[Tensor, "v 3"], scale_m: float) -> None:
-        self.memory[FITTED] = {"log-gains": log_gains.numpy(), "scale-m": np.array([scale_m])}
-
-    def _recall(self, request: RefineRequest) -> tuple[Float[Tensor, "v 3"] | None, float]:
-        """Exposures and typical distance of the fit; without a memory of one, none and what the scene says."""
-        kept = self.memory.get(FITTED)
-        if kept is None:
-            views = [placed(view, request.world_from_own) for view in self.learned]
-            return None, scene_scale(request.scene, views)
-        return torch.tensor(kept["log-gains"]), float(kept["scale-m"][0]) * request.world_from_own.scale
-
-    def _gains(self, views: Sequence[View]) -> Float[Tensor, "t 3"] | None:
-        kept = self.memory.get(FITTED)
-        return None if kept is None else gains_between(torch.tensor(kept["log-gains"]), self.learned, views)
-
-    def _quality(self, scene: Gaussians, views: Sequence[View], log_gains: Tensor | None) -> dict[str, float]:
+    def _quality(self, scene: Gaussians, views: Sequence[View], log_gains: Tensor) -> dict[str, float]:
         means = mean_scores(score(scene, views, log_gains))
         return {"psnr-db": means["psnr_db"], "ssim": means["ssim"]}
 

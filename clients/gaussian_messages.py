@@ -22,6 +22,7 @@ from recon.refine import Update
 
 FIT, ALIGN, REFINE, JUDGE = "fit", "align", "refine", "judge"
 JOB: Final = "job"
+ALL: Final = "all"
 FIELDS: Final = ("means", "quats", "log_scales", "logit_opacities", "sh")
 Metrics = Mapping[str, float]
 
@@ -57,9 +58,15 @@ class FitReply:
 
 @dataclass(frozen=True, eq=False)
 class AlignRequest:
-    """Say where others' Gaussians lie in your own world; they come in the worlds of their owners."""
+    """Say where others' Gaussians lie in your own world.
+
+    Args:
+        others: by name, in the worlds of their owners; if together, all in one world.
+        together: whether to look for one similarity of all of them, `ALL`.
+    """
 
     others: Mapping[str, Gaussians]
+    together: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +214,7 @@ def encode_align(request: AlignRequest) -> TrainRequest:
     arrays: Arrays = {}
     for name, gaussians in request.others.items():
         arrays |= pack_gaussians(gaussians, f"other:{name}")
-    return TrainRequest(arrays, {JOB: ALIGN})
+    return TrainRequest(arrays, {JOB: ALIGN, "together": request.together})
 
 
 def decode_align(request: TrainRequest) -> AlignRequest:
@@ -215,7 +222,8 @@ def decode_align(request: TrainRequest) -> AlignRequest:
     names = sorted(
         {key.rpartition("/")[0].removeprefix("other:") for key in request.arrays if key.startswith("other:")}
     )
-    return AlignRequest({name: unpack_gaussians(request.arrays, f"other:{name}") for name in names})
+    others = {name: unpack_gaussians(request.arrays, f"other:{name}") for name in names}
+    return AlignRequest(others, bool(request.config.get("together", False)))
 
 
 def encode_align_reply(reply: AlignReply) -> TrainReply:

@@ -1,4 +1,4 @@
-"""The `convoy` command: looking at data, streets in 3D, comparing runs."""
+"""The `convoy` command: looking at data, streets in 3D, who fuses with whom, comparing runs."""
 
 import sys
 from pathlib import Path
@@ -11,11 +11,13 @@ from fl_app.simulation import quiet_environment
 quiet_environment()
 
 from fl_app.cli_data import data_app  # noqa: E402  torch must see the environment
+from fl_app.cli_offload import offload_app  # noqa: E402
 from fl_app.cli_recon import recon_app  # noqa: E402
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(recon_app, name="recon")
+app.add_typer(offload_app, name="offload")
 
 
 @app.command()

@@ -16,12 +16,13 @@ from edge.offload.controller import Tick
 from edge.offload.mobility import PREDICTORS
 from edge.offload.model import UNIT_BITS
 from edge.offload.picture import save_animation, save_picture
+from edge.offload.policies import POLICIES
 from edge.offload.scenario import AREAS, PARTICIPANTS
 from edge.offload.scenario_random import random_scenario
 from fl_app.cli_recon_show import scene_errors_as_exit
 from fl_app.console import console, say
-from fl_app.offload_families import ORACLE, POLICIES, RANDOM, SCENES, chosen, open_any
-from fl_app.offload_report import comparison_table, rsu_table, save_bars, user_rows, words
+from fl_app.offload_families import ORACLE, RANDOM, SCENES, UNION, decider_of, open_any
+from fl_app.offload_report import comparison_table, rsu_table, save_bars, user_rows, value_words, words
 from fl_app.offload_run import Wish, means, simulate, solve, tracked, write_csv
 from fl_app.tracking import TrackingError
 from perception.datasets.base import DataError
@@ -30,7 +31,8 @@ offload_app = typer.Typer(
     help="Which vehicles fuse their views at which roadside unit: decide, simulate, compare.", no_args_is_help=True
 )
 
-_POLICIES: Final = ", ".join(POLICIES)
+_POLICIES: Final = ", ".join([*POLICIES, UNION])
+COMPARED: Final = "ours,union,algorithm1,go,cpto,random"
 _PREDICTORS: Final = ", ".join([*PREDICTORS, ORACLE])
 _SCENES: Final = ", ".join(SCENES)
 
@@ -72,16 +74,22 @@ def solve_command(
     area: Area = "exact",
     gps_noise: Noise = 0.0,
     seed: Seed = 0,
+    bound: Annotated[float, typer.Option(min=0, help="Seconds to spend on a bound on the value; 0 for none.")] = 1.0,
     picture: Annotated[Path | None, typer.Option(help="FILE.png, .svg or .pdf to write.")] = None,
     table: Annotated[Path | None, typer.Option(help="FILE.csv to write: each user's RSU, or why it has none.")] = None,
 ) -> None:
-    """Decide one slot: who offloads to which RSU, and what each then knows of its region of interest."""
+    """Decide one slot: who offloads to which RSU, and what each then knows of its region of interest.
+
+    SCENE is crossing, bologna, town:PRESET, an FCD file of SUMO, or random:VEHICLES.
+    """
     wish = _wish(locals())
     with _errors_as_exit(), ThreadPoolExecutor(1) as executor:
-        tick, opened = solve(wish, chosen("policy", policy, POLICIES)(seed), executor)
+        tick, opened = solve(wish, decider_of(policy, seed), executor)
         say(f"{scene} at {tick.situation.slot.time_s:g} s, {policy}: {words(tick.metrics())}")
         if tick.served.any():
             console.print(rsu_table(tick))
+            if bound:
+                say(value_words(tick, bound))
         if table is not None:
             write_csv(table, user_rows(tick))
             say(f"{table}: one line a user")
@@ -114,10 +122,13 @@ def simulate_command(
     tracking_uri: Tracking = "",
     experiment: Experiment = "convoy-offload",
 ) -> None:
-    """Run the controller over a scene: a decision every second, a line for each in a table, and the means."""
+    """Run the controller over a scene: a decision every second, a line for each in a table, and the means.
+
+    SCENE is crossing, bologna, town:PRESET, or an FCD file of SUMO.
+    """
     wish = _wish(locals())
     with _errors_as_exit(), ThreadPoolExecutor(1) as executor:
-        made = chosen("policy", policy, POLICIES)(seed)
+        made = decider_of(policy, seed)
         opened = open_any(scene, wish.request(), live)
         out.mkdir(parents=True, exist_ok=True)
         with tracked(tracking_uri, experiment, _run_name(scene, policy), asdict(wish) | {"policy": policy}, out) as log:
@@ -136,7 +147,7 @@ def simulate_command(
 @offload_app.command("compare")
 def compare_command(
     scene: SceneArgument = "crossing",
-    policies: Annotated[str, typer.Option(help=f"Comma between them: {_POLICIES}.")] = ",".join(POLICIES),
+    policies: Annotated[str, typer.Option(help=f"Comma between them: {_POLICIES}.")] = COMPARED,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 3,
     predictor: Predictor = "indicator",
     start: Start = None,
@@ -156,20 +167,22 @@ def compare_command(
     tracking_uri: Tracking = "",
     experiment: Experiment = "convoy-offload",
 ) -> None:
-    """Let several policies decide the same slots, over several seeds; means with 95 % intervals."""
+    """Let several policies decide the same slots, over several seeds; means with 95 % intervals.
+
+    SCENE is crossing, bologna, town:PRESET, or an FCD file of SUMO.
+    """
     wish = _wish(locals())
     with _errors_as_exit(), ThreadPoolExecutor(1) as executor:
         names = [name.strip() for name in policies.split(",")]
-        makers = {name: chosen("policy", name, POLICIES) for name in names}
-        for make in makers.values():
-            make(seed).assign(random_scenario(8, 2).slot)  # whatever is loaded at first use, before times are taken
+        for name in names:
+            decider_of(name, seed).policy.assign(random_scenario(8, 2).slot)  # loads libraries before times are taken
         out.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
         for number in _progress(range(seed, seed + seeds), seeds, "comparing"):
             seeded = replace(wish, seed=number)
             opened = open_any(scene, seeded.request())
             for name in names:
-                ticks = list(simulate(seeded, opened, makers[name](number), executor))
+                ticks = list(simulate(seeded, opened, decider_of(name, number), executor))
                 rows.append({"policy": name, "seed": number} | means(ticks))
         for name in names:
             params = asdict(wish) | {"policy": name, "seeds": seeds}

@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 from clients.gaussian_client import GaussianClient
 from clients.messages import decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
 from clients.perception_client import PerceptionClient, PerceptionTask
-from fl_app.memory import Kept, held_by
+from fl_app.holdings import held_by
 from fl_app.run_config import RunConfig, parse
 
 app = ClientApp()
@@ -38,8 +38,7 @@ def client_of(context: Context) -> PerceptionClient:
 def surveyor_of(context: Context) -> GaussianClient:
     """The vehicle that a node stands for in a reconstruction."""
     request, number = parse(context.run_config).survey, int(context.node_config["partition-id"])
-    frames, learned, judged = held_by(request, number)
-    return GaussianClient(frames, learned, judged, Kept(context.state))
+    return GaussianClient(*held_by(request, number))
 
 
 @app.query("hello")

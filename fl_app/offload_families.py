@@ -2,24 +2,42 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from edge.offload.exact import Exact, ExactConfig
-from edge.offload.heuristic import Heuristic
 from edge.offload.mobility import PREDICTORS, MotionConfig, OraclePredictor, Predictor
-from edge.offload.model import OffloadPolicy
+from edge.offload.model import Assignment, OffloadPolicy
+from edge.offload.policies import POLICIES
+from edge.offload.refine import refine_by_union
+from edge.offload.scenario import Situation
 from edge.offload.scenes import LIVE, TRUTH_S, Scene, SceneRequest, open_scene, trace_scene
 
 TOWN: Final = "town"
 RANDOM: Final = "random"
 ORACLE: Final = "oracle"
+UNION: Final = "union"
 SCENES: Final = (*LIVE, f"{TOWN}:PRESET", "FILE.xml (FCD)")
 
-POLICIES: Final[dict[str, Callable[[int], OffloadPolicy]]] = {
-    "ours": lambda seed: Heuristic(seed=seed),
-    "exact": lambda seed: Exact(ExactConfig(seed=seed)),
-}
+
+@dataclass(frozen=True)
+class Decider:
+    """Who decides: a policy, and what goes over its assignment with the geometry at hand."""
+
+    policy: OffloadPolicy
+    refine: Callable[[Situation, Assignment], Assignment] | None = None
+
+
+def decider_of(name: str, seed: int) -> Decider:
+    """Who decides, by the name of a policy.
+
+    GO takes users in the order of the slot, which is that of their arrival on the road.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == UNION:
+        return Decider(POLICIES["ours"](seed), refine_by_union)
+    return Decider(chosen("policy", name, POLICIES, UNION)(seed))
 
 
 def open_any(name: str, request: SceneRequest, live: bool = False) -> Scene:

@@ -9,25 +9,24 @@ import matplotlib
 import numpy as np
 from rich.table import Table
 
+from edge.offload.capacity import value_of
 from edge.offload.controller import Tick
+from edge.offload.exact import ExactConfig, solve_exact
 from fl_app.offload_run import interval95
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# Column: figure, factor, format, unit.
+# Column: figure, factor, format.
 COLUMNS: Final = {
-    "awareness": ("awareness", 100, ".1f", "%"),
-    "satisfied": ("satisfied", 100, ".1f", "%"),
-    "delay": ("delay-s", 1000, ".0f", "ms"),
-    "users": ("users", 1, ".1f", ""),
-    "served": ("served", 1, ".1f", ""),
-    "users/RSU": ("users-per-worker", 1, ".2f", ""),
-    "decision": ("decision-s", 1000, ".1f", "ms"),
-    "turn recall": ("turn-recall", 100, ".0f", "%"),
-    "who turns": ("awareness-turning", 100, ".1f", "%"),
+    "awareness, %": ("awareness", 100, ".1f"),
+    "satisfied, %": ("satisfied", 100, ".1f"),
+    "delay, ms": ("delay-s", 1000, ".0f"),
+    "users an RSU": ("users-per-worker", 1, ".1f"),
+    "who turns, %": ("awareness-turning", 100, ".1f"),
 }
-BARS: Final = ("awareness", "satisfied", "delay", "users/RSU")
+BARS: Final = ("awareness, %", "satisfied, %", "delay, ms", "users an RSU")
+MEANS: Final = {"users": ("users", 1, ".1f"), "served": ("served", 1, ".1f"), "ms": ("decision-s", 1000, ".1f")}
 
 
 def words(figures: Mapping[str, float]) -> str:
@@ -50,6 +49,15 @@ def words(figures: Mapping[str, float]) -> str:
     if figures["lost"]:
         parts.append(f"{figures['lost']:.0f} clusters lost")
     return ", ".join(parts)
+
+
+def value_words(tick: Tick, limit_s: float) -> str:
+    """The assignment's value and what no assignment has more than, found within a time."""
+    slot = tick.situation.slot
+    value = value_of(slot.pair_value, tick.assignment.worker)
+    bound = solve_exact(slot, ExactConfig(limit_s=limit_s)).bound
+    gap = f"{max(0.0, 1 - value / bound):.2%} may be missing" if bound > 0 else "nothing is missing"
+    return f"value {value:.4f} of at most {bound:.4f} (sum of pairs): {gap}"
 
 
 def rsu_table(tick: Tick) -> Table:
@@ -87,17 +95,16 @@ def user_rows(tick: Tick) -> list[dict[str, Any]]:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Means over the seeds, with 95 % intervals where there are two seeds or more."""
+    """Means over the seeds, with 95 % intervals where there are two seeds or more; ms is the time for a decision."""
     table = Table(title=title, title_justify="left")
-    table.add_column("policy")
-    for name, (*_, unit) in COLUMNS.items():
-        table.add_column(f"{name}, {unit}" if unit else name, justify="right")
-    table.add_column("late", justify="right")
+    table.add_column("policy", no_wrap=True)
+    for name in (*COLUMNS, *MEANS, "late"):
+        table.add_column(name, justify="right", no_wrap=True)
     for policy in dict.fromkeys(row["policy"] for row in rows):
         mine = [row for row in rows if row["policy"] == policy]
-        cells = [
-            _cell([row.get(key, math.nan) * factor for row in mine], form) for key, factor, form, _ in COLUMNS.values()
-        ]
+        series = [[row.get(key, math.nan) * factor for row in mine] for key, factor, _ in COLUMNS.values()]
+        cells = [_cell(values, form) for values, (_, _, form) in zip(series, COLUMNS.values(), strict=True)]
+        cells += [f"{np.mean([row[key] for row in mine]) * factor:{form}}" for key, factor, form in MEANS.values()]
         table.add_row(policy, *cells, f"{sum(row['late'] for row in mine):.0f}")
     return table
 
@@ -107,12 +114,12 @@ def save_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     figure, axes = plt.subplots(1, len(BARS), figsize=(3.2 * len(BARS), 3.2), layout="constrained")
     for axis, name in zip(axes, BARS, strict=True):
-        key, factor, _, unit = COLUMNS[name]
+        key, factor, _ = COLUMNS[name]
         series = [[row[key] * factor for row in rows if row["policy"] == policy] for policy in policies]
         widths = [interval95(values) for values in series]
         errors = None if np.isnan(widths).all() else np.nan_to_num(widths)
         axis.bar(policies, [float(np.nanmean(values)) for values in series], yerr=errors, capsize=3)
-        axis.set(title=f"{name}, {unit}" if unit else name)
+        axis.set(title=name)
         axis.tick_params(axis="x", rotation=45)
         axis.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from edge.offload.controller import Controller, ControllerConfig, Tick
-from edge.offload.model import OffloadPolicy
+from edge.offload.model import Worker
 from edge.offload.scenario import ScenarioConfig, situation
 from edge.offload.scenario_random import random_scenario
 from edge.offload.scenes import Scene, SceneRequest
 from edge.offload.states import noisy
-from fl_app.offload_families import RANDOM, open_any, predictor_of
+from fl_app.offload_families import RANDOM, Decider, open_any, predictor_of
 from fl_app.tracking import Tracker, check_reachable, default_uri
 
 WARMUP_S: Final = 5.0  # of states that a predictor gets before the one slot that is decided
@@ -79,7 +79,7 @@ class Wish:
         )
 
 
-def solve(wish: Wish, policy: OffloadPolicy, executor: Executor) -> tuple[Tick, Scene | None]:
+def solve(wish: Wish, decider: Decider, executor: Executor) -> tuple[Tick, Scene | None]:
     """Decide one slot, that at `wish.start`, and the scene that it is of; a random slot is of none.
 
     Raises:
@@ -91,13 +91,13 @@ def solve(wish: Wish, policy: OffloadPolicy, executor: Executor) -> tuple[Tick, 
             raise ValueError(f"{wish.scene}: want {RANDOM}:VEHICLES with a whole number, such as {RANDOM}:40")
         places = wish.ghz * 1e9, wish.reach
         seen = random_scenario(int(count), wish.rsus or 8, wish.seed, wish.scenario(), *places)
-        return Controller(seen.slot.workers, policy, predictor_of("indicator", None), executor).decide(seen), None
+        return controller_of(wish, seen.slot.workers, None, decider, executor).decide(seen), None
     scene = open_any(wish.scene, _before(wish.request()))
     predictor = predictor_of(wish.predictor, scene, wish.gps_noise)
     for states in noisy(scene.states(), wish.gps_noise, seed=wish.seed):
         expected = predictor.observe(states)
     seen = situation(states, expected, scene.workers, wish.scenario())
-    return controller_of(wish, scene, policy, executor).decide(seen), scene
+    return controller_of(wish, scene.workers, scene, decider, executor).decide(seen), scene
 
 
 def _before(request: SceneRequest) -> SceneRequest:
@@ -107,26 +107,34 @@ def _before(request: SceneRequest) -> SceneRequest:
     return replace(request, start_s=start_s, seconds=seconds + request.step_s)
 
 
-def controller_of(wish: Wish, scene: Scene, policy: OffloadPolicy, executor: Executor) -> Controller:
+def controller_of(
+    wish: Wish, workers: tuple[Worker, ...], scene: Scene | None, decider: Decider, executor: Executor
+) -> Controller:
     """A controller with a predictor of its own.
 
     Raises:
         ValueError: the predictor is unknown or needs a recorded scene, or a value is out of range.
     """
-    config = ControllerConfig(fusion_timeout_s=FUSION_TIMEOUT_S)
-    predictor = predictor_of(wish.predictor, scene, wish.gps_noise)
     return Controller(
-        scene.workers, policy, predictor, executor, config=config, scenario=wish.scenario(), truth=scene.table
+        workers,
+        decider.policy,
+        predictor_of(wish.predictor, scene, wish.gps_noise),
+        executor,
+        config=ControllerConfig(fusion_timeout_s=FUSION_TIMEOUT_S),
+        scenario=wish.scenario(),
+        refine=decider.refine,
+        truth=scene.table if scene else None,
     )
 
 
-def simulate(wish: Wish, scene: Scene, policy: OffloadPolicy, executor: Executor) -> Iterator[Tick]:
+def simulate(wish: Wish, scene: Scene, decider: Decider, executor: Executor) -> Iterator[Tick]:
     """A tick a second of a scene.
 
     Raises:
         ValueError: as `controller_of`.
     """
-    return controller_of(wish, scene, policy, executor).run(noisy(scene.states(), wish.gps_noise, seed=wish.seed))
+    controller = controller_of(wish, scene.workers, scene, decider, executor)
+    return controller.run(noisy(scene.states(), wish.gps_noise, seed=wish.seed))
 
 
 def means(ticks: Sequence[Tick]) -> dict[str, float]:

@@ -135,13 +135,13 @@ class RunConfig(SceneFields):
         active = active_vehicles(self.vehicles, self.rsus, self.regions_wanted)
         return FusionConfig(
             fit_steps=self.fit_steps,
+            align_rounds=self.align_rounds,
             refine_rounds=self.refine_rounds,
             refine_steps=self.refine_steps,
             momentum=self.momentum,
             block_weighting=self.block_weighting,
             margin_m=self.margin_m,
             sight_m=self.sight_m,
-            anchors=self.anchors,
             vehicles=len(active),
             join_timeout_s=self.join_timeout_s,
             fraction=self.fraction,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from strategies.gaussian_config import ANCHORS
+from fl_app.survey import ANCHORS
 
 
 class SceneFields(BaseModel):
@@ -18,9 +18,10 @@ class SceneFields(BaseModel):
     speed_ratio: float = Field(4.0, ge=1)
     gaussians_per_view: int = Field(225, ge=1)
     misplaced: float = Field(1.0, ge=0)
-    anchors: Literal[*ANCHORS] = "first"  # type: ignore[valid-type]
-    fit_steps: float = Field(14.0, gt=0)
-    refine_rounds: int = Field(6, ge=0)
+    anchors: Literal[*ANCHORS] = "rsu"  # type: ignore[valid-type]
+    fit_steps: float = Field(22.0, gt=0)
+    align_rounds: int = Field(3, ge=1)
+    refine_rounds: int = Field(4, ge=0)
     refine_steps: float = Field(4.0, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     block_weighting: bool = False

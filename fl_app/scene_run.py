@@ -11,11 +11,13 @@ import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from clients.gaussian_messages import ALIGN
 from fl_app import checkpoint, console
 from fl_app.history import History, evaluate_row, fusion_row
-from fl_app.memory import survey_of
+from fl_app.holdings import survey_of
 from fl_app.run import RunFailed, make_folder
 from fl_app.run_config import RunConfig
+from fl_app.scene_leakage import leakage_row, leakages
 from fl_app.scene_report import write_report
 from fl_app.survey import Survey
 from fl_app.tracking import Tracker, check_reachable, default_uri
@@ -48,7 +50,7 @@ class SceneRun:
     def on_round(self, report: FusionReport) -> None:
         """Log a round and leave a checkpoint: what is printed is saved."""
         row = fusion_row(report)
-        if report.job == "align":
+        if report.job == ALIGN:
             row |= placement_errors(self.survey, self.state)
         self._log(report.round, row)
         self._save_checkpoint()
@@ -66,7 +68,10 @@ class SceneRun:
             raise RunFailed("not one vehicle's Gaussians were accepted: see the table of updates that did not count")
         for path in self._write_scene():
             self.tracker.file(path, "scene")
-        for path in write_report(self.folder, self.survey, self.state, self.history, self.config):
+        leaks = leakages(self.survey, self.state)
+        self._log(self.state.round, leakage_row(leaks))
+        self.history.write(self.folder / "metrics.csv")
+        for path in write_report(self.folder, self.survey, self.state, self.history, self.config, leaks=leaks):
             self.tracker.file(path, "report")
         self.tracker.file(self.folder / "metrics.csv")
         if self.state.losses:

@@ -25,6 +25,7 @@ from recon.chart import rotation_matrix
 from recon.partition import Partition, Problem, Worker, nearest, shift_boundaries, split_among_vehicles, with_vehicles
 from recon.plan import Plan, Stretch
 
+ANCHORS: Final = ("rsu", "first")
 RSUS_PER_REGION: Final = 4  # of the generated town's regions, whose tour is some 300 m long
 FRAMES_PER_RSU, FRAMES_PER_VEHICLE = 60, 4  # by default, and at least
 SPEEDS: Final = (1.0, 0.5, 0.0)  # of vehicles in turn, between the slowest (0) and the fastest (1)
@@ -48,7 +49,7 @@ class SurveyRequest:
         speed_ratio: of the fastest vehicle to the slowest.
         gaussians_per_view: a vehicle's budget.
         misplaced: multiples of 3 % scale, 1.3 degrees and 0.6 m that positioning is off by.
-        anchors: "first" or "rsu": vehicles whose positioning is right, see `FusionConfig`.
+        anchors: whose positioning is right: the "first" vehicle's, or for each "rsu" its vehicle that passes nearest.
         rsu_names: RSUs whose vehicles take part; none for all.
     """
 
@@ -64,7 +65,7 @@ class SurveyRequest:
     speed_ratio: float = 4.0
     gaussians_per_view: int = 225
     misplaced: float = 1.0
-    anchors: str = "first"
+    anchors: str = "rsu"
     rsu_names: tuple[str, ...] = ()
 
 
@@ -144,9 +145,11 @@ def make_survey(request: SurveyRequest) -> Survey:
     partitions = {"Voronoi": nearest(problem), "HWP": shift_boundaries(problem)}
     owner = _owners(problem, partitions["HWP"], teams, request.vehicles)
     judged = tuple(range(request.holdout // 2, len(frames), request.holdout))
-    plan = _plan(centres_m, owner, request)
-    vehicles = tuple(_held(number, frames, centres_m, owner, judged, request) for number in active)
     sites_m = np.array([worker.position_m for worker in problem.workers])
+    plan = _plan(centres_m, owner, sites_m, request)
+    vehicles = tuple(
+        _held(plan.stretches[number], number, frames, centres_m, owner, judged, request) for number in active
+    )
     return Survey(name, licence, frames, plan, vehicles, owner, sites_m, problem, partitions, judged)
 
 
@@ -200,18 +203,38 @@ def _owners(
     return owner
 
 
-def _plan(centres_m: Float[ndarray, "n 3"], owner: Int[ndarray, "n"], request: SurveyRequest) -> Plan:
+def _plan(
+    centres_m: Float[ndarray, "n 3"], owner: Int[ndarray, "n"], sites_m: Float[ndarray, "m 2"], request: SurveyRequest
+) -> Plan:
     """Waypoints are planned places to a decimetre; who drives there may be somewhat off."""
-    stretches = []
-    for number, name in enumerate(vehicle_names(request.vehicles)):
+    stretches, names = [], vehicle_names(request.vehicles)
+    surveyed = _surveyed(centres_m, owner, sites_m, request)
+    for number, name in enumerate(names):
         own = np.flatnonzero(owner == number)
         rsu = rsu_of(number, request.vehicles, request.rsus)
         budget = request.gaussians_per_view * len(own)
-        stretches.append(Stretch(name, rsu, centres_m[own, :2].round(1), len(own), budget))
+        stretches.append(Stretch(name, rsu, centres_m[own, :2].round(1), len(own), budget, number in surveyed))
     return Plan(tuple(stretches))
 
 
+def _surveyed(
+    centres_m: Float[ndarray, "n 3"], owner: Int[ndarray, "n"], sites_m: Float[ndarray, "m 2"], request: SurveyRequest
+) -> set[int]:
+    """Numbers of the vehicles whose positioning is right."""
+    if request.anchors == "first":
+        return {0}
+    found = set()
+    for rsu, site_m in zip(
+        sorted({rsu_of(k, request.vehicles, request.rsus) for k in owner.tolist()}), sites_m, strict=True
+    ):
+        own = np.array([rsu_of(k, request.vehicles, request.rsus) == rsu for k in owner.tolist()])
+        away_m = np.where(own, np.linalg.norm(centres_m[:, :2] - site_m, axis=1), np.inf)
+        found.add(int(owner[int(away_m.argmin())]))
+    return found
+
+
 def _held(
+    stretch: Stretch,
     number: int,
     frames: Sequence[Frame],
     centres_m: Float[ndarray, "n 3"],
@@ -225,12 +248,10 @@ def _held(
     held_back = set(judged)
     train = [int(i) for i in np.flatnonzero(away_m <= request.overlap_m) if int(i) not in held_back]
     test = [int(i) for i in own if int(i) in held_back]
-    name, rsu = vehicle_names(request.vehicles)[number], rsu_of(number, request.vehicles, request.rsus)
-    first = number == 0 or rsu_of(number - 1, request.vehicles, request.rsus) != rsu
-    right = number == 0 or (first and request.anchors == "rsu")
-    off = Sim3.identity() if right else misplacement(centres_m[train].mean(axis=0), request, number)
+    mean_m = centres_m[train].mean(axis=0)
+    off = Sim3.identity() if stretch.surveyed else misplacement(mean_m, request, number)
     parts: tuple[Any, Any] = (FrameSubset(frames, train), FrameSubset(frames, test))
-    return VehicleFrames(name, rsu, *parts, own_from_data=off, ignore=transient_pixels)
+    return VehicleFrames(stretch.vehicle, stretch.rsu, *parts, own_from_data=off, ignore=transient_pixels)
 
 
 def misplacement(centre_m: Float[ndarray, "3"], request: SurveyRequest, number: int) -> Sim3:

@@ -19,6 +19,8 @@ from recon.render import Backend
 from recon.ssim import ssim
 from recon.views import View
 
+SOLID, DARK, BRIGHT, ENOUGH_PX = 0.9, 0.03, 0.98, 200  # of pixels that tell about exposure
+
 
 @dataclass(frozen=True)
 class ViewScore:
@@ -88,6 +90,30 @@ def score(
     """
     gains = [None] * len(views) if log_gains is None else list(log_gains)
     return [score_view(gaussians, view, log_gain=gain)[0] for view, gain in zip(views, gains, strict=True)]
+
+
+@torch.no_grad()
+def observed_gains(gaussians: Gaussians, views: Sequence[View], backend: Backend = "auto") -> Float[Tensor, "v 3"]:
+    """Exposures of views that a scene is known to show: median of the logarithms of photo over image, by colour.
+
+    Pixels count that the Gaussians cover and that are neither dark nor blown out; where there are few, gains are 1.
+
+    Args:
+        gaussians: the scene.
+        views: photos.
+        backend: see `rasterize`.
+    """
+    return torch.stack([_observed_gain(gaussians, views[index], backend) for index in range(len(views))])
+
+
+def _observed_gain(gaussians: Gaussians, view: View, backend: Backend) -> Float[Tensor, "3"]:
+    drawn, alpha = render_view(gaussians, view, backend=backend)
+    photo = view.image.to(drawn) / 255
+    counted = (alpha > SOLID) & (torch.minimum(drawn, photo).amin(dim=2) > DARK) & (photo.amax(dim=2) < BRIGHT)
+    counted = counted if view.counted is None else counted & view.counted.to(counted.device)
+    if int(counted.sum()) < ENOUGH_PX:
+        return torch.zeros(3)
+    return (photo[counted].log() - drawn[counted].log()).median(dim=0).values.cpu()
 
 
 def gains_between(log_gains: Float[Tensor, "v 3"], learned: Sequence[View], judged: Sequence[View]) -> Tensor:

@@ -24,6 +24,7 @@ class Stretch:
         waypoints_m: east, north of the planned way, at least one, [k, 2].
         views: that it takes on its own stretch, beside those beyond its borders.
         max_gaussians: its budget.
+        surveyed: whether it passes a place that is known exactly, as an RSU's, so that its positioning is right.
 
     Raises:
         ValueError: no waypoints, one that is not finite, or a number below 1.
@@ -34,6 +35,7 @@ class Stretch:
     waypoints_m: Float[ndarray, "k 2"]
     views: int
     max_gaussians: int
+    surveyed: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.waypoints_m) or not np.isfinite(self.waypoints_m).all():

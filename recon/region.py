@@ -95,6 +95,11 @@ def masked_region(owned: Callable[[Tensor], Bool[Tensor, "n"]], reach_m: float, 
     return inside_m
 
 
+def widened(region: Region, by_m: float) -> Region:
+    """A region and what lies so near to it."""
+    return lambda xyz: region(xyz) + by_m
+
+
 def ramp(inside_m: Float[Tensor, "n"], blend_m: float) -> Float[Tensor, "n"]:
     """Share 0..1 of a party: 1 from half a band inside its region on, 0 from half a band outside."""
     if not (math.isfinite(blend_m) and blend_m >= 0):

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from recon.merge import Duplicates
 from recon.refusal import AcceptanceConfig
 
-ANCHORS = ("first", "rsu")
-
 
 @dataclass(frozen=True)
 class FusionConfig:
@@ -15,6 +13,7 @@ class FusionConfig:
 
     Args:
         fit_steps: of a vehicle's own fit, per view.
+        align_rounds: the first pair by pair, the others each vehicle to all its neighbours at once.
         refine_rounds: after the merge.
         refine_steps: of each round, per view.
         refine_step: how far the scene goes along the mean update, see `recon.refine.combined`.
@@ -26,7 +25,7 @@ class FusionConfig:
         margin_m: what lies farther outside its region a vehicle does not send.
         sight_m: how far from a vehicle's waypoints the scene is sent to it.
         near_m: vehicles whose waypoints come so near are aligned to each other.
-        anchors: whose world is right: that of the "first" vehicle, or of the first vehicle of each "rsu".
+        align_margin_m: by what lies within their regions, and so far beyond.
         border_m: views so near to the border of a vehicle's region are judged apart.
         acceptance: what an RSU takes of an upload; None takes all that fits the budget.
         duplicates: see `recon.merge`.
@@ -40,8 +39,9 @@ class FusionConfig:
         ValueError: a value is out of range.
     """
 
-    fit_steps: float = 14.0
-    refine_rounds: int = 6
+    fit_steps: float = 22.0
+    align_rounds: int = 3
+    refine_rounds: int = 4
     refine_steps: float = 4.0
     refine_step: float = 1.5
     pace: float = 0.8
@@ -51,8 +51,8 @@ class FusionConfig:
     fill: float = 1.0
     margin_m: float = math.inf
     sight_m: float = 150.0
-    near_m: float = 12.0
-    anchors: str = "first"
+    near_m: float = 3.0
+    align_margin_m: float = 8.0
     border_m: float = 6.0
     acceptance: AcceptanceConfig | None = field(default_factory=AcceptanceConfig)
     duplicates: Duplicates | None = field(default_factory=Duplicates)
@@ -66,17 +66,19 @@ class FusionConfig:
         positive = (self.fit_steps, self.refine_steps, self.refine_step, self.pace, self.sight_m, self.near_m)
         if not all(math.isfinite(value) and value > 0 for value in positive):
             raise ValueError(f"steps, pace and distances of a fusion must be positive and finite, got {self}")
-        if self.refine_rounds < 0 or min(self.blend_m, self.border_m) < 0 or not min(self.margin_m, self.fill) >= 0:
+        if (
+            self.refine_rounds < 0
+            or min(self.blend_m, self.border_m, self.align_margin_m) < 0
+            or not min(self.margin_m, self.fill) >= 0
+        ):
             raise ValueError(f"rounds, widths, margin and fill of a fusion must not be negative, got {self}")
         if not (0 <= self.momentum < 1 and 0 < self.fraction <= 1 and 0 <= self.quorum <= 1):
             raise ValueError(f"momentum lies in [0, 1), fraction in (0, 1], quorum in [0, 1]; got {self}")
-        if self.anchors not in ANCHORS:
-            raise ValueError(f"anchors is one of {', '.join(ANCHORS)}, got {self.anchors!r}")
 
     @property
     def num_rounds(self) -> int:
-        """Rounds in all: fit, align and merge, refine."""
-        return 2 + self.refine_rounds
+        """Rounds in all: fit, align, refine."""
+        return 1 + self.align_rounds + self.refine_rounds
 
     def pace_at(self, refine_round: int) -> float:
         """Pace of a round of the refinement, from 0: in equal steps down to an eighth of the first."""

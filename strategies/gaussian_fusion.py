@@ -1,9 +1,10 @@
 """Vehicle -> RSU -> cloud for a scene of Gaussians, as a Flower Strategy: fit, align and merge, refine.
 
-Round 1: every vehicle fits its stretch. Round 2: vehicles say where their neighbours lie in their own worlds; RSUs and
-the cloud lay all worlds out and merge. Every further round refines the scene at the vehicles' images. Sets change their
-size, so nothing is averaged by position in an array: a place belongs to the region that it lies in. No image and no
-pose is sent. This class asks and counts; `gaussian_placing`, `gaussian_scene` and `gaussian_trust` do the mathematics.
+First every vehicle fits its stretch. Then vehicles say where their neighbours lie in their own worlds; RSUs and the
+cloud lay all worlds out, and after the last such round merge. Further rounds refine at the vehicles' images. Sets
+change their size, so nothing is averaged by position in an array: a place belongs to the region that it lies in. No
+image and no pose is sent. This class asks and counts; `gaussian_placing`, `gaussian_scene` and `gaussian_trust` do the
+mathematics.
 """
 
 import logging
@@ -17,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 
 from clients.gaussian_messages import (
     ALIGN,
+    ALL,
     FIT,
     REFINE,
     AlignRequest,
@@ -44,7 +46,9 @@ from clients.messages import (
 )
 from geometry import Sim3
 from recon.gaussians import Gaussians
+from recon.merge import trim
 from recon.plan import Plan
+from recon.region import widened
 from strategies.gate import Cause
 from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_placing import Link, placed_vehicles, plausible
@@ -108,7 +112,13 @@ class GaussianFusion(Strategy):
     @property
     def job(self) -> str:
         """What the next round is for."""
-        return (FIT, ALIGN)[self.state.round] if self.state.round < 2 else REFINE
+        if self.state.round == 0:
+            return FIT
+        return ALIGN if self.state.round <= self.config.align_rounds else REFINE
+
+    @property
+    def _refine_round(self) -> int:
+        return self.state.round - 1 - self.config.align_rounds
 
     # 1. Ask.
 
@@ -151,13 +161,21 @@ class GaussianFusion(Strategy):
         return requests
 
     def _align_requests(self) -> dict[str, TrainRequest]:
-        parts, requests = self.state.parts, {}
+        """Pair by pair at first; then all around a vehicle at once, where it is believed to see them."""
+        state, requests, settles = self.state, {}, self.state.round > 1
+        margin_m = 0.0 if settles else self.config.align_margin_m
+        parts = {n: trim(part, widened(self.plan.region(n), margin_m), 0.0) for n, part in state.parts.items()}
         for vehicle in sorted(set(parts) & set(self._nodes)):
-            near = self.plan.neighbours(vehicle, self.config.near_m)
-            others = {name: parts[name] for name in near if name in parts}
-            others |= self._base_near(vehicle)
-            if others:
-                requests[vehicle] = encode_align(AlignRequest(others))
+            if settles and self.plan[vehicle].surveyed:
+                continue
+            near = [name for name in self.plan.neighbours(vehicle, self.config.near_m) if name in parts]
+            others = {name: parts[name] for name in near} | self._base_near(vehicle)
+            if settles:
+                own_from_world = state.world_from[vehicle].inverse()
+                world_from = {**state.world_from, BASE: Sim3.identity()}
+                others = {n: other.transformed(own_from_world @ world_from[n]) for n, other in others.items()}
+            if others := {name: other for name, other in others.items() if len(other)}:
+                requests[vehicle] = encode_align(AlignRequest(others, together=settles))
         return requests
 
     def _base_near(self, vehicle: str) -> dict[str, Gaussians]:
@@ -171,7 +189,7 @@ class GaussianFusion(Strategy):
 
     def _refine_requests(self) -> dict[str, TrainRequest]:
         config, state = self.config, self.state
-        number = state.round - 2
+        number = self._refine_round
         self._sent, requests = {}, {}
         everything, teacher = whole(state.scene), whole(state.teacher) if state.teacher else None
         for vehicle in self._chosen(number):
@@ -281,16 +299,26 @@ class GaussianFusion(Strategy):
             accepted.append(vehicle)
             for other, found in reply.found.items():
                 link = Link(vehicle, other, found.own_from_other, found.before, found.after, found.views)
-                known = other in self.state.parts or (other == BASE and self.state.base)
-                if known and plausible(link, self.plan[vehicle].centre_m):
+                if self._asked_of(other) and plausible(link, self.plan[vehicle].centre_m):
                     links.append(link)
-        dropped = self._merge(links) if self.state.parts else {}
+        if self.state.round == 1:
+            self.state.world_from = self._placed(links)
+        else:
+            for link in links:  # where the vehicle sees its neighbours, taken off where it is believed to be
+                self.state.world_from[link.a] = self.state.world_from[link.a] @ link.a_from_b.inverse()
+        last = self.state.round == self.config.align_rounds
+        dropped = self._merge() if last and self.state.parts else {}
         return accepted, {"links": tuple(links), "dropped": dropped}
 
-    def _merge(self, links: list[Link]) -> dict[str, int]:
-        """Lay out, look at what is sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
+    def _asked_of(self, other: str) -> bool:
+        """Whether a vehicle may have been asked where this lies."""
+        if self.state.round > 1:
+            return other == ALL
+        return other in self.state.parts or (other == BASE and bool(self.state.base))
+
+    def _merge(self) -> dict[str, int]:
+        """Look at what was sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
         state, plan, config = self.state, self.plan, self.config
-        state.world_from = self._placed(links)
         parts, dropped = in_world(state.parts, state.world_from), dict[str, int]()
         scene: dict[str, Gaussians] = {}
         for rsu in plan.rsus:
@@ -309,18 +337,18 @@ class GaussianFusion(Strategy):
 
     def _placed(self, links: list[Link]) -> dict[str, Sim3]:
         """World from each vehicle's. To an earlier scene those that see it are tied, the others through them."""
-        vehicles, config = sorted(self.state.parts), self.config
+        vehicles = sorted(self.state.parts)
         to_base = {link.a: link.a_from_b.inverse() for link in links if link.b == BASE}
         between = [link for link in links if link.b != BASE]
         if not to_base:
-            return placed_vehicles(self.plan, vehicles, between, config.anchors)
+            return placed_vehicles(self.plan, vehicles, between)
         first = next(iter(to_base))
         tied = [
             Link(first, name, to_base[first].inverse() @ pose, 1, 1, 1)
             for name, pose in to_base.items()
             if name != first
         ]
-        relative = placed_vehicles(self.plan, vehicles, [*between, *tied], "first")
+        relative = placed_vehicles(self.plan, vehicles, [*between, *tied])
         return {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
 
     def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
@@ -335,7 +363,9 @@ class GaussianFusion(Strategy):
         if len(replies) < max(1, share_of(config.quorum, len(self._asked))):
             logger.warning("round %d: %d updates, the quorum is not met", state.round + 1, len(replies))
             return [], {}
-        state.scene = moved_by(state.scene, self._by_rsu(replies), config.step_at(state.round - 2), state.free or None)
+        state.scene = moved_by(
+            state.scene, self._by_rsu(replies), config.step_at(self._refine_round), state.free or None
+        )
         up = sum(gaussians.nbytes for gaussians in state.scene.values())
         state.traffic = state.traffic.plus(cloud_up=up, cloud_down=up)
         if config.momentum:

@@ -4,7 +4,7 @@ An RSU lays out its vehicles, the cloud lays out the RSUs; neither learns where 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from recon.pose_graph import Edge, solve
 
 FURTHEST: Final = (0.3, 15.0, 5.0)  # log of scale, degrees and metres that an alignment may differ from the seed
 BETTER: Final = 1.02  # a loss may rise by this factor
+TYPICAL_LOSS: Final = 0.06  # that a good alignment leaves
+SIGMA_RAD, SIGMA_LOG_SCALE, SIGMA_M = 0.003, 0.003, 0.03  # of one that leaves it
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +42,17 @@ def plausible(link: Link, centre_m: Float[ndarray, "3"]) -> bool:
     return bool(near and moved_m <= metres and link.after <= BETTER * link.before and link.views > 0)
 
 
-def placed_vehicles(plan: Plan, vehicles: Sequence[str], links: Sequence[Link], anchors: str) -> dict[str, Sim3]:
+def placed_vehicles(plan: Plan, vehicles: Sequence[str], links: Sequence[Link]) -> dict[str, Sim3]:
     """World from each vehicle's own world.
 
     Each RSU solves the pose graph of its vehicles; where links do not join all of them, of each group that they do
-    join. The cloud solves the graph of these groups. A group that nothing joins to an anchor stays where its
-    positioning has it.
+    join. The cloud solves the graph of these groups. Worlds of surveyed vehicles are that of all; where there is none,
+    that of the first. What nothing joins to these stays where its positioning has it.
 
     Args:
         plan: stretches of the vehicles.
         vehicles: that sent Gaussians.
         links: that are plausible.
-        anchors: "first" for one vehicle whose world is that of all, "rsu" for one in each RSU.
     """
     here = set(vehicles)
     links = [link for link in links if {link.a, link.b} <= here]
@@ -60,11 +61,17 @@ def placed_vehicles(plan: Plan, vehicles: Sequence[str], links: Sequence[Link], 
     for rsu in plan.rsus:
         members = [s.vehicle for s in plan.of_rsu(rsu) if s.vehicle in here]
         for group in joined(members, [(link.a, link.b) for link in links]):
-            in_group |= _laid_out(group, links, plan)
-            group_of |= dict.fromkeys(group, group[0])
-    fixed = _anchors(plan, group_of, anchors)
-    groups = _laid_out_groups(plan, group_of, in_group, links, fixed)
-    return {vehicle: groups[group_of[vehicle]] @ in_group[vehicle] for vehicle in sorted(here)}
+            right = [name for name in group if plan[name].surveyed] or group[:1]
+            in_group |= _laid_out(group, _edges_within(group, links), plan, right)
+            group_of |= dict.fromkeys(group, right[0])
+    groups = sorted(set(group_of.values()))
+    right = [group for group in groups if plan[group].surveyed] or groups[:1]
+    between = _edges_between(links, group_of, in_group)
+    world_from = {name: Sim3.identity() for name in groups}
+    for members in joined(groups, [(edge.a, edge.b) for edge in between]):
+        anchors = [name for name in members if name in right] or members[:1]
+        world_from |= _laid_out(members, [edge for edge in between if edge.a in members], plan, anchors)
+    return {vehicle: world_from[group_of[vehicle]] @ in_group[vehicle] for vehicle in sorted(here)}
 
 
 def joined(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -77,74 +84,47 @@ def joined(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[list[
     return sorted({id(members): sorted(members) for members in group.values()}.values())
 
 
-def _anchors(plan: Plan, group_of: Mapping[str, str], anchors: str) -> list[str]:
-    """Groups whose world is that of all."""
-    firsts = [[s.vehicle for s in plan.of_rsu(rsu) if s.vehicle in group_of][:1] for rsu in plan.rsus]
-    found = [group_of[vehicle] for first in firsts for vehicle in first]
-    return found if anchors == "rsu" else found[:1]
+def _edges_within(group: Sequence[str], links: Sequence[Link]) -> list[Edge]:
+    return [_edge(link, link.a, link.b, link.a_from_b) for link in links if {link.a, link.b} <= set(group)]
 
 
-def _laid_out(group: Sequence[str], links: Sequence[Link], plan: Plan) -> dict[str, Sim3]:
-    """World of a group's first vehicle from that of each."""
-    centre = {name: plan[name].centre_m for name in group}
-    edges = [_edge(link.a, link.b, link.a_from_b, centre) for link in links if link.a in centre and link.b in centre]
-    if not edges:
-        return {name: Sim3.identity() for name in group}
-    return _uncentred(solve(edges, group[0]), centre, group[0])
-
-
-def _laid_out_groups(
-    plan: Plan,
-    group_of: Mapping[str, str],
-    in_group: Mapping[str, Sim3],
-    links: Sequence[Link],
-    fixed: Sequence[str],
-) -> dict[str, Sim3]:
-    """World of all from each group's, by the links between vehicles of different groups."""
-    centre = {group: plan[group].centre_m for group in sorted(set(group_of.values()))}
-    between = [link for link in links if group_of[link.a] != group_of[link.b]]
-    edges = [
-        _edge(
-            group_of[link.a],
-            group_of[link.b],
-            in_group[link.a] @ link.a_from_b @ in_group[link.b].inverse(),
-            centre,
-        )
-        for link in between
+def _edges_between(links: Sequence[Link], group_of: Mapping[str, str], in_group: Mapping[str, Sim3]) -> list[Edge]:
+    """Between groups, from links between vehicles of different ones."""
+    return [
+        _edge(link, *ends, in_group[link.a] @ link.a_from_b @ in_group[link.b].inverse())
+        for link in links
+        if (ends := (group_of[link.a], group_of[link.b]))[0] != ends[1]
     ]
-    out = {group: Sim3.identity() for group in centre}
-    for members in joined(sorted(centre), [(edge.a, edge.b) for edge in edges]):
-        anchors = [group for group in members if group in fixed]
-        own = [edge for edge in edges if edge.a in members]
-        if own:
-            out |= _anchored(own, anchors or members[:1], centre)
-    return out
 
 
-def _anchored(edges: Sequence[Edge], anchors: Sequence[str], centre: Mapping[str, ndarray]) -> dict[str, Sim3]:
-    """Several anchors are one node: what leads to any of them leads to the first."""
-    first = anchors[0]
-
-    def moved(edge: Edge) -> Edge | None:
-        a_from_b, a, b = edge.a_from_b, edge.a, edge.b
-        if a in anchors[1:]:
-            a_from_b, a = _shift(centre[a] - centre[first]) @ a_from_b, first
-        if b in anchors[1:]:
-            a_from_b, b = a_from_b @ _shift(centre[first] - centre[b]), first
-        return None if a == b else Edge(a, b, a_from_b)
-
-    kept = [edge for edge in map(moved, edges) if edge is not None]
-    found = {first: Sim3.identity(), **(_uncentred(solve(kept, first), centre, first) if kept else {})}
-    return {**found, **dict.fromkeys(anchors, Sim3.identity())}
+def _edge(link: Link, a: str, b: str, a_from_b: Sim3) -> Edge:
+    """As uncertain as the loss that was left is large."""
+    times = max(link.after / TYPICAL_LOSS, 0.1) ** 2
+    return Edge(a, b, a_from_b, SIGMA_RAD * times, SIGMA_LOG_SCALE * times, SIGMA_M * times)
 
 
-def _edge(a: str, b: str, a_from_b: Sim3, centre: Mapping[str, ndarray]) -> Edge:
-    """Between worlds moved to their stretches: far from the origin a small turn would look like a large shift."""
-    return Edge(a, b, _shift(-centre[a]) @ a_from_b @ _shift(centre[b]))
+def _laid_out(names: Sequence[str], edges: Sequence[Edge], plan: Plan, anchors: Sequence[str]) -> dict[str, Sim3]:
+    """World from that of each name, by a pose graph in which the worlds of all anchors are one node.
 
-
-def _uncentred(solved: Mapping[str, Sim3], centre: Mapping[str, ndarray], fixed: str) -> dict[str, Sim3]:
-    return {name: _shift(centre[fixed]) @ pose @ _shift(-centre[name]) for name, pose in solved.items()}
+    Worlds are moved to their stretches first: far from the origin a small turn would look like a large shift.
+    """
+    node = {name: anchors[0] if name in anchors else name for name in names}
+    centre = {name: plan[node[name]].centre_m for name in names}
+    moved = [
+        replace(
+            edge,
+            a=node[edge.a],
+            b=node[edge.b],
+            a_from_b=_shift(-centre[edge.a]) @ edge.a_from_b @ _shift(centre[edge.b]),
+        )
+        for edge in edges
+        if node[edge.a] != node[edge.b]
+    ]
+    if not moved:
+        return {name: Sim3.identity() for name in names}
+    solved = solve(moved, anchors[0], robust="cauchy")
+    back = _shift(centre[anchors[0]])
+    return {name: back @ solved[node[name]] @ _shift(-centre[name]) for name in names}
 
 
 def _shift(metres: Float[ndarray, "3"]) -> Sim3:

@@ -21,7 +21,7 @@ class FusionState:
     """Running state of `GaussianFusion`.
 
     Args:
-        round: rounds done: 1 after the fits, 2 after the merge.
+        round: rounds done: 1 after the fits, then those of alignment, then those of refinement.
         parts: what vehicles sent, in their own worlds.
         world_from: vehicles' worlds, once they are aligned.
         scene: by RSU, once it is merged.

@@ -1,0 +1,305 @@
+"""A street rebuilt by many vehicles under several RSUs, whose images stay with them; and by one that has all images.
+
+Twelve vehicles of 4:1 speeds under four RSUs drive a town; positioning of all but those that pass an RSU is off by 3 %,
+1.3 degrees and 0.6 m. Every eighth image is held back. One thread per vehicle; PSNR is over images, then over seeds.
+
+- `fedrecon.gap_to_central_db`: by how much the centralised fit on all images is better, with the same number of steps
+  and of Gaussians, and exact poses.
+- `fedrecon.border_gap_db`: the same at images within 6 m of a border between two vehicles.
+- `fedrecon.over_concat_db`: by how much ours is better than all (aligned) uploads in one set.
+- `fedrecon.align_error_m`: mean distance of cameras from where they were, of the vehicles whose positioning was off.
+- `fedrecon.fscore_gap_points`: centralised minus ours; surfaces that held-out images show within 30 m, at 0.25 m.
+- `fedrecon.poison_memory_ratio`: bytes that the RSU of a vehicle with poisoned images holds, over those without poison.
+
+The table also has the uploads merged and the distillation of opacities after Fed3DGS. `--quick` is one seed with fewer
+vehicles and smaller images.
+"""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from statistics import fmean
+from typing import Any
+
+import _harness as harness
+import torch
+from _harness import Claim
+from fit import THRESHOLD_M, surface, warm_up
+from flwr.app import ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.gaussian_client import GaussianClient
+from clients.gaussian_messages import JudgeRequest, encode_judge
+from clients.messages import EvaluateReply, decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
+from fl_app.local_grid import LocalGrid
+from fl_app.scene_run import placement_errors
+from fl_app.survey import Survey, SurveyRequest, make_survey
+from recon.distillation import opacity_distillation
+from recon.evaluate import gains_between, mean_scores, score
+from recon.fit import FitConfig, fit, start
+from recon.gaussians import Gaussians
+from recon.initial import initial_points
+from recon.merge import Part, concat
+from recon.metrics import surface_metrics
+from recon.poison import poisoned_frames
+from recon.views import View, Views, placed
+from strategies.gaussian_config import FusionConfig
+from strategies.gaussian_fusion import GaussianFusion, mean_metrics
+from strategies.gaussian_report import FusionReport
+from strategies.gaussian_scene import around, fused_at_rsu, fused_in_cloud, in_world, whole
+from strategies.gaussian_state import FusionState
+
+SEEDS = (31, 32, 33)
+FULL = SurveyRequest(size_px=(192, 256))
+QUICK = SurveyRequest(size_px=(96, 128), frames=160, vehicles=8, gaussians_per_view=150)
+FUSION = FusionConfig(align_rounds=2, refine_rounds=6)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one reconstruction came to."""
+
+    scene: Gaussians
+    psnr_db: float
+    border_db: float
+    f_score: float
+    cpu_s: float
+
+    def row(self, name: str) -> harness.Row:
+        """For a table."""
+        figures = {"psnr_db": self.psnr_db, "border_db": self.border_db, "f_score": self.f_score, "cpu_s": self.cpu_s}
+        return {"scene": name, "Gaussians": len(self.scene), **figures}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A finished federated run."""
+
+    survey: Survey
+    clients: Mapping[str, GaussianClient]
+    strategy: GaussianFusion
+    reports: tuple[FusionReport, ...]
+    cpu_s: float
+
+    @property
+    def state(self) -> FusionState:
+        """Of the strategy."""
+        return self.strategy.state
+
+    def judged(self, scene: Gaussians) -> dict[str, float]:
+        """What vehicles say of a scene."""
+        rows = [self._judged_by(vehicle, scene) for vehicle in sorted(self.state.world_from)]
+        return mean_metrics([row for row in rows if row is not None])
+
+    def _judged_by(self, vehicle: str, scene: Gaussians) -> EvaluateReply | None:
+        plan, config = self.strategy.plan, self.strategy.config
+        there = around(scene, plan[vehicle].waypoints_m, config.sight_m).gaussians
+        places = (plan[vehicle].waypoints_m, plan.others_m(vehicle))
+        request = JudgeRequest(there, self.state.world_from[vehicle], *places, config.border_m)
+        client = self.clients[vehicle]
+        return client.judge(encode_judge(request)) if len(client.judged) else None
+
+    def outcome(self, scene: Gaussians, cpu_s: float) -> Outcome:
+        """With what vehicles say, and the surface."""
+        means = self.judged(scene)
+        return Outcome(scene, means["psnr-db"], means["border-psnr-db"], f_score(scene, self.survey), cpu_s)
+
+    def parts(self) -> dict[str, Gaussians]:
+        """Uploads in the world of all."""
+        return in_world(self.state.parts, self.state.world_from)
+
+
+def federate(survey: Survey, config: FusionConfig, poisoned: str = "") -> Federation:
+    """The real strategy and the real clients on Flower's grid, in this process."""
+    clients = {}
+    for vehicle in survey.vehicles:
+        if vehicle.vehicle == poisoned:
+            vehicle = replace(vehicle, train=poisoned_frames(vehicle.train))
+        clients[vehicle.vehicle] = GaussianClient(vehicle, vehicle.learned(), vehicle.judged())
+    names, reports = sorted(clients), list[FusionReport]()
+    strategy = GaussianFusion(
+        replace(config, vehicles=len(names)), survey.active_plan(), FusionState(), on_round=reports.append
+    )
+    grid = LocalGrid(_app([clients[name] for name in names]), len(names), {}, workers=1)
+    warm_up()
+    began_s = time.process_time()
+    strategy.start(grid, ArrayRecord(), num_rounds=strategy.config.num_rounds)
+    cpu_s = time.process_time() - began_s
+    grid.close()
+    return Federation(survey, clients, strategy, tuple(reports), cpu_s)
+
+
+def _app(clients: list[GaussianClient]) -> ClientApp:
+    app = ClientApp()
+
+    def of(context: Context) -> GaussianClient:
+        return clients[int(context.node_config["partition-id"])]
+
+    @app.query("hello")
+    def hello(message: Message, context: Context) -> Message:
+        return encode_hello(of(context).hello(), message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return encode_train_reply(of(context).work(decode_request(message)), message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return encode_evaluate_reply(EvaluateReply(1), message)  # judged once, at the end
+
+    return app
+
+
+def centralised(survey: Survey, config: FusionConfig, cap: int) -> Outcome:
+    """All images in one place, with the steps that all vehicles take together."""
+    held_back = set(survey.judged)
+    train = [survey.frames[index] for index in range(len(survey.frames)) if index not in held_back]
+    ignore = survey.vehicles[0].ignore
+    views = Views(train, ignore=ignore, with_depth=True, lidar_first=True)
+    steps = round((config.fit_steps + config.refine_rounds * config.refine_steps) * len(survey.frames))
+    settings = FitConfig(steps, cap, visible_only=True)
+    warm_up()
+    began_s = time.process_time()
+    points = initial_points(train, settings.start_points, seed=0, ignore=ignore)
+    state = start(points.gaussians(), settings, views)
+    fit(state, settings, views)
+    cpu_s = time.process_time() - began_s
+    scene, judged = state.gaussians.detach(), judged_views(survey)
+    scores = score(scene, judged, gains_between(state.log_gains, views, judged))
+    border = [scores[place] for place in border_places(survey, config.border_m)]
+    means, near = mean_scores(scores), mean_scores(border)
+    return Outcome(scene, means["psnr_db"], near["psnr_db"], f_score(scene, survey), cpu_s)
+
+
+def judged_views(survey: Survey) -> list[View]:
+    """Images that were held back, where they truly were taken."""
+    frames = [survey.frames[index] for index in survey.judged]
+    return list(Views(frames, ignore=survey.vehicles[0].ignore, with_depth=True))
+
+
+def border_places(survey: Survey, border_m: float) -> list[int]:
+    """Which of them were taken near a border."""
+    places = []
+    for place, index in enumerate(survey.judged):
+        centre = torch.tensor(survey.frames[index].camera.world_from_cam.translation_m[None])
+        vehicle = survey.plan.stretches[int(survey.owner[index])].vehicle
+        if abs(float(survey.plan.region(vehicle)(centre)[0])) < border_m:
+            places.append(place)
+    return places
+
+
+def f_score(scene: Gaussians, survey: Survey) -> float:
+    """Of the surface that held-out images show, against what is there."""
+    views = judged_views(survey)
+    found, true = (torch.cat([surface(what, view) for view in views]) for what in (scene, None))
+    return surface_metrics(found, true, THRESHOLD_M).f_score
+
+
+def central_of(request: SurveyRequest, config: FusionConfig, cap: int) -> Outcome:
+    """`centralised`, in a process of its own."""
+    torch.set_num_threads(1)
+    return centralised(make_survey(request), config, cap)
+
+
+def seed_rows(request: SurveyRequest, config: FusionConfig) -> tuple[list[harness.Row], dict[str, float]]:
+    """One street: the scenes to compare, and what else was measured."""
+    torch.set_num_threads(1)
+    survey = make_survey(request)
+    run = federate(survey, config)
+    ours = run.outcome(whole(run.state.scene), run.cpu_s)
+    parts = run.parts()
+    listed = [Part(name, part, survey.plan.region(name)) for name, part in parts.items()]
+    scenes: dict[str, Gaussians] = {"concatenated": concat(listed), "merged": merged(parts, survey, config)}
+    cameras = {name: [placed(view, run.state.world_from[name]) for view in run.clients[name].learned] for name in parts}
+    began_s = time.process_time()
+    scenes["Fed3DGS-like"] = opacity_distillation(listed, cameras)
+    cpu_s = {"Fed3DGS-like": time.process_time() - began_s}
+    outcomes = {name: run.outcome(scene, cpu_s.get(name, 0.0)) for name, scene in scenes.items()}
+    rows = [outcome.row(name) for name, outcome in {**outcomes, "ours": ours}.items()]
+    off = [v.vehicle for v in survey.vehicles if not survey.plan[v.vehicle].surveyed]
+    errors = placement_errors(survey, run.state)
+    facts = {
+        "align_error_m": fmean(errors[f"vehicle/{name}/error-m"] for name in off),
+        "seed_error_m": fmean(errors[f"vehicle/{name}/seed-m"] for name in off),
+        "up_mb": run.state.traffic.vehicle_up / 1e6,
+        "down_mb": run.state.traffic.vehicle_down / 1e6,
+    }
+    return [{"seed": request.seed, **row} for row in rows], facts
+
+
+def merged(parts: Mapping[str, Gaussians], survey: Survey, config: FusionConfig) -> Gaussians:
+    """Uploads merged, before any refinement."""
+    scene: dict[str, Gaussians] = {}
+    for rsu in survey.plan.rsus:
+        own = {s.vehicle: parts[s.vehicle] for s in survey.plan.of_rsu(rsu) if s.vehicle in parts}
+        scene[rsu] = fused_at_rsu(rsu, own, survey.plan, config)
+    return whole(fused_in_cloud(scene, survey.plan, config))
+
+
+def poison_facts(request: SurveyRequest, config: FusionConfig) -> dict[str, float]:
+    """The same federation with and without one vehicle whose images are poisoned."""
+    torch.set_num_threads(1)
+    survey = make_survey(request)
+    victim = next(v for v in survey.vehicles if not survey.plan[v.vehicle].surveyed)
+    clean, poisoned = federate(survey, config), federate(survey, config, poisoned=victim.vehicle)
+    held = [run.state.scene[victim.rsu].nbytes + uploads(run, victim.rsu) for run in (clean, poisoned)]
+    quality = [run.judged(whole(run.state.scene))["psnr-db"] for run in (clean, poisoned)]
+    seconds = [run.cpu_s for run in (clean, poisoned)]
+    figures = {"bytes": held[1], "clean_bytes": held[0], "loss_db": quality[0] - quality[1]}
+    return {**figures, "cpu_ratio": seconds[1] / seconds[0]}
+
+
+def uploads(run: Federation, rsu: str) -> int:
+    """Bytes of the uploads that an RSU holds."""
+    return sum(part.nbytes for name, part in run.state.parts.items() if run.strategy.plan[name].rsu == rsu)
+
+
+def main() -> None:
+    arguments = harness.parse_arguments(__doc__ or "")
+    base, seeds = (QUICK, SEEDS[:1]) if arguments.quick else (FULL, SEEDS)
+    rows, facts = list[harness.Row](), list[dict[str, float]]()
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        requests = [replace(base, seed=seed) for seed in seeds]
+        make_survey(requests[0])  # rendered once, before others ask for it
+        cap = round(0.8 * base.gaussians_per_view * (base.frames or 60 * base.rsus))
+        central = [pool.submit(central_of, request, FUSION, cap) for request in requests]
+        ours = [pool.submit(seed_rows, request, FUSION) for request in requests]
+        poison = pool.submit(poison_facts, requests[0], replace(FUSION, refine_rounds=2))
+        for request, theirs, mine in zip(requests, central, ours, strict=True):
+            found, measured = mine.result()
+            rows += [*found, {"seed": request.seed, **theirs.result().row("centralised")}]
+            facts.append(measured)
+        poisoned = poison.result()
+    harness.write_csv(arguments.out / "federated_recon.csv", rows)
+    harness.print_table("held-out images", rows)
+    harness.print_table("federation", [{"seed": s, **f} for s, f in zip(seeds, facts, strict=True)])
+    harness.print_table("one vehicle poisoned", [poisoned])
+    harness.print_claims(claims_of(rows, facts, poisoned, len(seeds)))
+
+
+def claims_of(rows: list[Any], facts: list[dict[str, float]], poisoned: dict[str, float], n: int) -> list[Claim]:
+    """The line at the end."""
+
+    def mean(scene: str, column: str) -> float:
+        return fmean(float(row[column]) for row in rows if row["scene"] == scene)
+
+    ours, best = ({c: mean(s, c) for c in ("psnr_db", "border_db", "f_score")} for s in ("ours", "centralised"))
+    over = mean("concatenated", "psnr_db")
+    error, before = (fmean(fact[key] for fact in facts) for key in ("align_error_m", "seed_error_m"))
+    f_gap = 100 * (best["f_score"] - ours["f_score"])
+    gap, border = best["psnr_db"] - ours["psnr_db"], best["border_db"] - ours["border_db"]
+    ratio = poisoned["bytes"] / poisoned["clean_bytes"]
+    return [
+        Claim("fedrecon.gap_to_central_db", ours["psnr_db"], best["psnr_db"], gap, "dB", n),
+        Claim("fedrecon.border_gap_db", ours["border_db"], best["border_db"], border, "dB", n),
+        Claim("fedrecon.over_concat_db", ours["psnr_db"], over, ours["psnr_db"] - over, "dB", n),
+        Claim("fedrecon.align_error_m", error, before, error, "m", n),
+        Claim("fedrecon.fscore_gap_points", 100 * ours["f_score"], 100 * best["f_score"], f_gap, "points", n),
+        Claim("fedrecon.poison_memory_ratio", poisoned["bytes"], poisoned["clean_bytes"], ratio, "bytes", 1),
+    ]
+
+
+if __name__ == "__main__":
+    main()
