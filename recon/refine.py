@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from recon.fit_config import WEIGHTS, FitConfig
@@ -117,6 +117,8 @@ def _distance(gaussians: Gaussians, teacher: Gaussians, view: View, dssim: float
 def combined(gaussians: Gaussians, updates: Sequence[Update], step: float = 1.0) -> Gaussians:
     """The Gaussians after the mean of all updates, weighted by visibility one by one; what nobody sees stays.
 
+    So does what would be no Gaussian any more, because numbers overflow or a rotation vanishes.
+
     Args:
         gaussians: that the updates are of.
         updates: of vehicles, or `pooled` ones of RSUs.
@@ -138,7 +140,12 @@ def combined(gaussians: Gaussians, updates: Sequence[Update], step: float = 1.0)
     for update in updates:
         share = (step * update.visibility.double() / total).to(before["means"])
         after = {name: tensor + _rows(share, tensor) * update.changes[name] for name, tensor in after.items()}
-    return Gaussians(**after)
+    sound = (after["quats"] != 0).any(dim=1)
+    for tensor in after.values():
+        sound &= torch.isfinite(tensor).flatten(1).all(dim=1) if tensor.ndim > 1 else torch.isfinite(tensor)
+    return Gaussians(
+        **{name: torch.where(_rows(sound, tensor), tensor, before[name]) for name, tensor in after.items()}
+    )
 
 
 def pooled(gaussians: Gaussians, updates: Sequence[Update]) -> Update:
@@ -179,7 +186,7 @@ def block_weights(
     return {name: 2 - math.exp(-value / (2 * sigma**2)) for name, value in behind.items()}
 
 
-def _rows(share: Float[Tensor, "n"], like: Tensor) -> Tensor:
+def _rows(share: Shaped[Tensor, "n"], like: Tensor) -> Tensor:
     return share.reshape(-1, *[1] * (like.ndim - 1))
 
 

@@ -8,8 +8,10 @@ mathematics.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -51,7 +53,7 @@ from recon.plan import Plan
 from recon.region import widened
 from strategies.gate import Cause
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_placing import Link, placed_vehicles, plausible
+from strategies.gaussian_placing import Link, joined, placed_vehicles, plausible
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import (
     Around,
@@ -74,6 +76,7 @@ from strategies.rsu_round import error_loss, share_of
 
 logger = logging.getLogger("convoy")
 MOST_VIEWS = 1_000_000
+Decoded = TypeVar("Decoded")
 BASE = "scene"  # name of what an earlier run left, among those to align
 
 
@@ -101,6 +104,7 @@ class GaussianFusion(Strategy):
         self._nodes: dict[str, int] = {}
         self._asked: dict[int, str] = {}
         self._sent: dict[str, Around] = {}
+        self._named: dict[str, set[str]] = {}
         self._losses: list[Loss] = []
         self._began_s = time.monotonic()
 
@@ -163,7 +167,7 @@ class GaussianFusion(Strategy):
     def _align_requests(self) -> dict[str, TrainRequest]:
         """Pair by pair at first; then all around a vehicle at once, where it is believed to see them."""
         state, requests, settles = self.state, {}, self.state.round > 1
-        margin_m = 0.0 if settles else self.config.align_margin_m
+        margin_m, self._named = 0.0 if settles else self.config.align_margin_m, {}
         parts = {n: trim(part, widened(self.plan.region(n), margin_m), 0.0) for n, part in state.parts.items()}
         for vehicle in sorted(set(parts) & set(self._nodes)):
             if settles and self.plan[vehicle].surveyed:
@@ -176,6 +180,7 @@ class GaussianFusion(Strategy):
                 others = {n: other.transformed(own_from_world @ world_from[n]) for n, other in others.items()}
             if others := {name: other for name, other in others.items() if len(other)}:
                 requests[vehicle] = encode_align(AlignRequest(others, together=settles))
+                self._named[vehicle] = {ALL} if settles else set(others)
         return requests
 
     def _base_near(self, vehicle: str) -> dict[str, Gaussians]:
@@ -191,6 +196,8 @@ class GaussianFusion(Strategy):
         config, state = self.config, self.state
         number = self._refine_round
         self._sent, requests = {}, {}
+        if not state.scene:
+            return {}
         everything, teacher = whole(state.scene), whole(state.teacher) if state.teacher else None
         for vehicle in self._chosen(number):
             there = around(everything, self.plan[vehicle].waypoints_m, config.sight_m)
@@ -299,7 +306,7 @@ class GaussianFusion(Strategy):
             accepted.append(vehicle)
             for other, found in reply.found.items():
                 link = Link(vehicle, other, found.own_from_other, found.before, found.after, found.views)
-                if self._asked_of(other) and plausible(link, self.plan[vehicle].centre_m):
+                if other in self._named.get(vehicle, ()) and plausible(link, self.plan[vehicle].centre_m):
                     links.append(link)
         if self.state.round == 1:
             self.state.world_from = self._placed(links)
@@ -308,13 +315,9 @@ class GaussianFusion(Strategy):
                 self.state.world_from[link.a] = self.state.world_from[link.a] @ link.a_from_b.inverse()
         last = self.state.round == self.config.align_rounds
         dropped = self._merge() if last and self.state.parts else {}
+        if last and not self.state.parts:
+            self.state.scene = dict(self.state.base)
         return accepted, {"links": tuple(links), "dropped": dropped}
-
-    def _asked_of(self, other: str) -> bool:
-        """Whether a vehicle may have been asked where this lies."""
-        if self.state.round > 1:
-            return other == ALL
-        return other in self.state.parts or (other == BASE and bool(self.state.base))
 
     def _merge(self) -> dict[str, int]:
         """Look at what was sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
@@ -336,20 +339,19 @@ class GaussianFusion(Strategy):
         return dropped
 
     def _placed(self, links: list[Link]) -> dict[str, Sim3]:
-        """World from each vehicle's. To an earlier scene those that see it are tied, the others through them."""
+        """World from each vehicle's. To an earlier scene those that see it are tied, others through them."""
         vehicles = sorted(self.state.parts)
         to_base = {link.a: link.a_from_b.inverse() for link in links if link.b == BASE}
         between = [link for link in links if link.b != BASE]
         if not to_base:
             return placed_vehicles(self.plan, vehicles, between)
         first = next(iter(to_base))
-        tied = [
-            Link(first, name, to_base[first].inverse() @ pose, 1, 1, 1)
-            for name, pose in to_base.items()
-            if name != first
-        ]
-        relative = placed_vehicles(self.plan, vehicles, [*between, *tied])
-        return {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
+        tied = [Link(first, n, to_base[first].inverse() @ pose, 1, 1, 1) for n, pose in to_base.items() if n != first]
+        every = [*between, *tied]
+        (group,) = (names for names in joined(vehicles, [(link.a, link.b) for link in every]) if first in names)
+        relative = placed_vehicles(self.plan, group, every)
+        there = {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
+        return there | placed_vehicles(self.plan, sorted(set(vehicles) - set(group)), between)
 
     def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
         state, config = self.state, self.config
@@ -375,9 +377,8 @@ class GaussianFusion(Strategy):
     def _by_rsu(self, replies: Mapping[str, RefineReply]) -> dict[str, dict]:
         count = sum(len(gaussians) for gaussians in self.state.scene.values())
         updates = {name: spread_over(r.update, r.rows, self._sent[name], count) for name, r in replies.items()}
-        if self.config.block_weighting and all({"psnr-db", "ssim"} <= r.metrics.keys() for r in replies.values()):
-            quality = [{n: float(r.metrics[key]) for n, r in replies.items()} for key in ("psnr-db", "ssim")]
-            updates = weighed(updates, *quality)
+        if self.config.block_weighting:
+            updates = weighed(updates, {name: reply.metrics for name, reply in replies.items()})
         out: dict[str, dict] = {}
         for name, update in updates.items():
             out.setdefault(self.plan[name].rsu, {})[name] = update
@@ -407,20 +408,29 @@ class GaussianFusion(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means over all images that vehicles held back."""
         rows: dict[str, EvaluateReply] = {}
-        losses = []
+        losses = list[Loss]()
         for message in replies:
             vehicle = self._asked.get(message.metadata.src_node_id)
             if vehicle is None or vehicle in rows:
                 losses.append(Loss(vehicle or "?", Cause.STRANGER, "was not asked, or has answered before"))
             elif message.has_error():
                 losses.append(error_loss(vehicle, message))
-            elif (answer := self._decoded(vehicle, decode_evaluate_reply, message)) is not None:
+            elif (answer := decoded(losses, vehicle, decode_evaluate_reply, message)) is not None:
                 rows[vehicle] = answer
         if not rows and not losses:
             return None
         report = evaluate_report(self.state.round, rows, tuple(losses), self.plan)
         self._on_evaluate(report)
         return MetricRecord(dict(report.metrics))
+
+
+def decoded(losses: list[Loss], vehicle: str, decode: Callable[..., Decoded], *content: object) -> Decoded | None:
+    """What `decode` makes of something a vehicle sent; None if it makes nothing of it, which is added to the losses."""
+    try:
+        return decode(*content)
+    except (MessageError, ValueError, TypeError) as error:
+        losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
+        return None
 
 
 def evaluate_report(
@@ -443,9 +453,14 @@ def evaluate_report(
 def mean_metrics(rows: Iterable[EvaluateReply]) -> dict[str, float]:
     """Means weighted by images; of border images by their own number, which is summed."""
     rows = list(rows)
-    border = [(row.metrics, round(row.metrics.get("border-views", 0.0))) for row in rows]
+    border = [(row.metrics, _count(row.metrics.get("border-views", 0.0), row.num_examples)) for row in rows]
     means = weighted_metrics([(row.metrics, max(row.num_examples, 0)) for row in rows])
     means.pop("border-psnr-db", None)
     means["border-views"] = float(sum(count for _, count in border))
     found = weighted_metrics([(m, count) for m, count in border if "border-psnr-db" in m]).get("border-psnr-db")
     return means if found is None else {**means, "border-psnr-db": found}
+
+
+def _count(claimed: float, most: int) -> int:
+    """A number of images that a vehicle claims, as far as it can be."""
+    return round(min(max(claimed, 0), most)) if math.isfinite(claimed) else 0

@@ -1,5 +1,6 @@
 """The scene as the tiers hold it: Gaussians by RSU, merged, looked up around a vehicle, changed by updates."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,11 +87,12 @@ class Around:
 
 def around(scene: Gaussians, waypoints_m: Float[ndarray, "k 2"], sight_m: float) -> Around:
     """What lies within sight of some waypoints, on the ground plane."""
-    places = torch.as_tensor(np.asarray(waypoints_m)).to(scene.means)
+    places = torch.as_tensor(np.asarray(waypoints_m)).double()
     low, high = places.min(dim=0).values - sight_m, places.max(dim=0).values + sight_m
-    ground = scene.means[:, :2]
+    ground = scene.means[:, :2].double()
     rows = torch.nonzero(((ground >= low) & (ground <= high)).all(dim=1))[:, 0]
-    near = torch.cdist(ground[rows], places).amin(dim=1) <= sight_m
+    away_m = torch.cdist(ground[rows], places, compute_mode="donot_use_mm_for_euclid_dist")
+    near = away_m.amin(dim=1) <= sight_m
     return Around(scene.select(rows[near]), rows[near])
 
 
@@ -118,12 +120,15 @@ def moved_by(
     return {name: _where(free[name], parts[name], scene[name]) for name in names}
 
 
-def weighed(
-    updates: Mapping[str, Update], psnr_db: Mapping[str, float], ssim: Mapping[str, float]
-) -> dict[str, Update]:
-    """Updates that count more where the scene is worse, see `recon.refine.block_weights`."""
+def weighed(updates: Mapping[str, Update], metrics: Mapping[str, Mapping[str, float]]) -> dict[str, Update]:
+    """Updates that count more where the scene is worse, see `recon.refine.block_weights`.
+
+    Whoever does not say how good it is, in finite numbers, counts as the best.
+    """
+    told = {n: m for n, m in metrics.items() if all(math.isfinite(m.get(key, math.nan)) for key in ("psnr-db", "ssim"))}
+    psnr_db, ssim = ({n: float(m[key]) for n, m in told.items()} for key in ("psnr-db", "ssim"))
     weights = block_weights(psnr_db, ssim)
-    return {name: Update(update.changes, weights[name] * update.visibility) for name, update in updates.items()}
+    return {n: Update(u.changes, weights.get(n, 1.0) * u.visibility) for n, u in updates.items()}
 
 
 def smoothed(teacher: Scene | None, scene: Scene, momentum: float) -> dict[str, Gaussians]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from clients.gaussian_messages import FitReply, RefineReply, decode_fit_reply
 from clients.messages import TrainReply, count_bytes
 from recon.acceptance import accept, check_views
@@ -25,6 +27,8 @@ CAUSES: Final = {
     Refused.COUNT: Cause.BUDGET,
     Refused.BYTES: Cause.BUDGET,
 }
+PART: Final = "part/"
+MOST_LENGTH: Final = 50.0  # of an update, whoever else sent one
 MOST_GROWTH: Final = 10.0  # length of an update, over the median of all
 MOST_VISIBILITY: Final = 4.0  # total that a vehicle may claim, over the median of all
 FEWEST: Final = 3  # updates that a median says something of
@@ -37,7 +41,10 @@ def upload_of(reply: TrainReply, stretch: Stretch, config: AcceptanceConfig | No
         MessageError: the reply does not keep to the contract.
     """
     budget = Budget.of(stretch.max_gaussians)
-    shapes = {name.removeprefix("part/"): values.shape for name, values in reply.arrays.items()}
+    shapes = {
+        name.removeprefix(PART) if name.startswith(PART) else f"/{name}": values.shape
+        for name, values in reply.arrays.items()
+    }
     wrong = oversized(shapes, count_bytes(reply.arrays), budget)
     if wrong is None:
         decoded = decode_fit_reply(reply)
@@ -45,6 +52,11 @@ def upload_of(reply: TrainReply, stretch: Stretch, config: AcceptanceConfig | No
         if wrong is None:
             return decoded
     return Loss(stretch.vehicle, CAUSES.get(wrong.cause, Cause.VALUES), wrong.sentence)
+
+
+def _field(name: str) -> str:
+    """Of an array; what is not of the upload keeps a name that no field has."""
+    return name.removeprefix(PART) if name.startswith(PART) else f"/{name}"
 
 
 def accepted_parts(
@@ -60,13 +72,19 @@ def accepted_parts(
     for name, part in sorted(parts.items()):
         stretch = stretches[name]
         neighbours = [other for key, other in parts.items() if key != name]
-        views = check_views(stretch.waypoints_m) if len(stretch.waypoints_m) > 1 else []
-        budget = Budget.of(stretch.max_gaussians)
-        taken = accept(part, budget, config if views else _sightless(config), views, neighbours)
+        views = check_views(stretch.waypoints_m) if len(np.unique(stretch.waypoints_m, axis=0)) > 1 else []
+        budget, limits = Budget.of(stretch.max_gaussians), _loosened(config)
+        taken = accept(part, budget, limits if views else _sightless(limits), views, neighbours)
         kept[name] = taken.gaussians
         for cause, count in taken.dropped.items():
             dropped[str(cause)] = dropped.get(str(cause), 0) + count
     return kept, dropped
+
+
+def _loosened(config: AcceptanceConfig) -> AcceptanceConfig:
+    """Limits that what passed in a vehicle's world keeps in that of all, which alignment makes larger or smaller."""
+    wide = {name: 2 * getattr(config, name) for name in ("largest_m", "farthest_m")}
+    return replace(config, smallest_m=config.smallest_m / 2, **wide)
 
 
 def _sightless(config: AcceptanceConfig) -> AcceptanceConfig:
@@ -78,15 +96,16 @@ def believed(replies: Mapping[str, RefineReply]) -> tuple[dict[str, RefineReply]
 
     A vehicle that says it saw everything would have the last word on all Gaussians.
     """
-    if len(replies) < FEWEST:
-        return dict(replies), []
     lengths = {name: length_of(reply.update) for name, reply in replies.items()}
-    limit = MOST_GROWTH * statistics.median(lengths.values())
     claims = {name: float(reply.update.visibility.double().sum()) for name, reply in replies.items()}
-    most = MOST_VISIBILITY * statistics.median(claims.values())
+    limit, most = MOST_LENGTH, math.inf
+    if len(replies) >= FEWEST:
+        typical = statistics.median(lengths.values())
+        limit = min(limit, MOST_GROWTH * typical) if typical else limit
+        most = MOST_VISIBILITY * statistics.median([claim for claim in claims.values() if claim] or [math.inf])
     kept, losses = {}, []
     for name, reply in replies.items():
-        if lengths[name] > limit > 0:
+        if lengths[name] > limit:
             detail = f"update length {lengths[name]:.3g}, allowed {limit:.3g}"
             losses.append(Loss(name, Cause.NORM, detail))
         else:
