@@ -12,14 +12,19 @@ Twelve vehicles of 4:1 speeds under four RSUs drive a town; positioning of all b
 - `fedrecon.poison_memory_ratio`: bytes that the RSU of a vehicle with poisoned images holds, over those without poison.
 
 The table also has the uploads merged and the distillation of opacities after Fed3DGS. `--quick` is one seed with fewer
-vehicles and smaller images.
+vehicles and smaller images. Without it a region is added to 2, 4, 8 and 16 others too, and if `CONVOY_DATA` is set, a
+drive of KITTI is rebuilt by two vehicles.
 """
 
+import logging
+import math
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -54,6 +59,8 @@ from strategies.gaussian_state import FusionState
 SEEDS = (31, 32, 33)
 FULL = SurveyRequest(size_px=(192, 256))
 QUICK = SurveyRequest(size_px=(96, 128), frames=160, vehicles=8, gaussians_per_view=150)
+KITTI = SurveyRequest(size_px=(160, 480), rsus=2, vehicles=2, speed_ratio=1.0, gaussians_per_view=1500, anchors="first")
+ADDED_TO = (2, 4, 8, 16)
 FUSION = FusionConfig(align_rounds=2, refine_rounds=6)
 
 
@@ -111,17 +118,26 @@ class Federation:
         return in_world(self.state.parts, self.state.world_from)
 
 
-def federate(survey: Survey, config: FusionConfig, poisoned: str = "") -> Federation:
-    """The real strategy and the real clients on Flower's grid, in this process."""
+def federate(
+    survey: Survey, config: FusionConfig, poisoned: str = "", base: Mapping[str, Gaussians] | None = None
+) -> Federation:
+    """The real strategy and the real clients on Flower's grid, in this process.
+
+    Args:
+        survey: the street.
+        config: of the strategy.
+        poisoned: vehicle whose images are poisoned, if any.
+        base: scene that regions are added to.
+    """
     clients = {}
     for vehicle in survey.vehicles:
         if vehicle.vehicle == poisoned:
             vehicle = replace(vehicle, train=poisoned_frames(vehicle.train))
         clients[vehicle.vehicle] = GaussianClient(vehicle, vehicle.learned(), vehicle.judged())
     names, reports = sorted(clients), list[FusionReport]()
-    strategy = GaussianFusion(
-        replace(config, vehicles=len(names)), survey.active_plan(), FusionState(), on_round=reports.append
-    )
+    base = dict(base or {})
+    plan, state = survey.active_plan(besides=sorted(base)), FusionState(base=base)
+    strategy = GaussianFusion(replace(config, vehicles=len(names)), plan, state, on_round=reports.append)
     grid = LocalGrid(_app([clients[name] for name in names]), len(names), {}, workers=1)
     warm_up()
     began_s = time.process_time()
@@ -129,6 +145,12 @@ def federate(survey: Survey, config: FusionConfig, poisoned: str = "") -> Federa
     cpu_s = time.process_time() - began_s
     grid.close()
     return Federation(survey, clients, strategy, tuple(reports), cpu_s)
+
+
+def quiet() -> None:
+    """One thread, and no log of Flower's."""
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
 def _app(clients: list[GaussianClient]) -> ClientApp:
@@ -191,21 +213,23 @@ def border_places(survey: Survey, border_m: float) -> list[int]:
 
 
 def f_score(scene: Gaussians, survey: Survey) -> float:
-    """Of the surface that held-out images show, against what is there."""
+    """Of the surface that held-out images show, against what is there; NaN where nobody knows that."""
     views = judged_views(survey)
+    if survey.frames[survey.judged[0]].depth_m is None:
+        return math.nan
     found, true = (torch.cat([surface(what, view) for view in views]) for what in (scene, None))
     return surface_metrics(found, true, THRESHOLD_M).f_score
 
 
 def central_of(request: SurveyRequest, config: FusionConfig, cap: int) -> Outcome:
     """`centralised`, in a process of its own."""
-    torch.set_num_threads(1)
+    quiet()
     return centralised(make_survey(request), config, cap)
 
 
 def seed_rows(request: SurveyRequest, config: FusionConfig) -> tuple[list[harness.Row], dict[str, float]]:
     """One street: the scenes to compare, and what else was measured."""
-    torch.set_num_threads(1)
+    quiet()
     survey = make_survey(request)
     run = federate(survey, config)
     ours = run.outcome(whole(run.state.scene), run.cpu_s)
@@ -240,7 +264,7 @@ def merged(parts: Mapping[str, Gaussians], survey: Survey, config: FusionConfig)
 
 def poison_facts(request: SurveyRequest, config: FusionConfig) -> dict[str, float]:
     """The same federation with and without one vehicle whose images are poisoned."""
-    torch.set_num_threads(1)
+    quiet()
     survey = make_survey(request)
     victim = next(v for v in survey.vehicles if not survey.plan[v.vehicle].surveyed)
     clean, poisoned = federate(survey, config), federate(survey, config, poisoned=victim.vehicle)
@@ -249,6 +273,30 @@ def poison_facts(request: SurveyRequest, config: FusionConfig) -> dict[str, floa
     seconds = [run.cpu_s for run in (clean, poisoned)]
     figures = {"bytes": held[1], "clean_bytes": held[0], "loss_db": quality[0] - quality[1]}
     return {**figures, "cpu_ratio": seconds[1] / seconds[0]}
+
+
+def adding_row(regions: int) -> harness.Row:
+    """What it costs to add a region to so many, each with one vehicle, and what of the old ones changes."""
+    quiet()
+    count = regions + 1
+    request = SurveyRequest(
+        seed=SEEDS[0], size_px=(96, 128), frames=40 * count, rsus=count, vehicles=count, speed_ratio=1.0, misplaced=0.0
+    )
+    *old, new = make_survey(request).plan.rsus
+    quick = replace(FUSION, fit_steps=2.0, align_rounds=1, refine_rounds=0)
+    base = federate(make_survey(replace(request, rsu_names=tuple(old))), quick).state.scene
+    run = federate(make_survey(replace(request, rsu_names=(new,))), FUSION, base=base)
+    within = FUSION.blend_m / 2
+    kept, changed = 0, 0
+    for rsu, before in base.items():
+        inside = run.strategy.plan.rsu_region(rsu)(before.means) > within
+        after = run.state.scene[rsu].select(torch.arange(int(inside.sum())))
+        same = all(bool((a == b).all()) for a, b in zip(
+            before.select(inside).tensors().values(), after.tensors().values(), strict=True))  # fmt: skip
+        kept, changed = kept + int(inside.sum()), changed + (not same)
+    views = sum(vehicle.views for vehicle in run.strategy.plan.of_rsu(new))
+    return {"regions": regions, "Gaussians before": sum(map(len, base.values())), "cpu_s": run.cpu_s, "views": views,
+            "kept": kept, "regions changed inside": changed}  # fmt: skip
 
 
 def uploads(run: Federation, rsu: str) -> int:
@@ -271,12 +319,33 @@ def main() -> None:
             found, measured = mine.result()
             rows += [*found, {"seed": request.seed, **theirs.result().row("centralised")}]
             facts.append(measured)
+        adding = [] if arguments.quick else list(pool.map(adding_row, ADDED_TO))
         poisoned = poison.result()
+        recorded = None if arguments.quick else recorded_rows(pool)
     harness.write_csv(arguments.out / "federated_recon.csv", rows)
     harness.print_table("held-out images", rows)
     harness.print_table("federation", [{"seed": s, **f} for s, f in zip(seeds, facts, strict=True)])
     harness.print_table("one vehicle poisoned", [poisoned])
+    if recorded:
+        harness.write_csv(arguments.out / "federated_recon_kitti.csv", recorded)
+        harness.print_table("KITTI raw 0005 as two vehicles; no claim", recorded)
+    if adding:
+        harness.write_csv(arguments.out / "federated_recon_adding.csv", adding)
+        harness.print_table("a region is added", adding)
     harness.print_claims(claims_of(rows, facts, poisoned, len(seeds)))
+
+
+def recorded_rows(pool: ProcessPoolExecutor) -> list[harness.Row]:
+    """The same comparison on a drive that was recorded, cut in two, if `CONVOY_DATA` is set."""
+    data = os.environ.get("CONVOY_DATA")
+    if not data:
+        return []
+    request = replace(KITTI, path=Path(data) / "kitti_raw_0005")
+    ours = pool.submit(seed_rows, request, FUSION).result()
+    cap = next(int(str(row["Gaussians"])) for row in ours[0] if row["scene"] == "ours")
+    central = pool.submit(central_of, request, FUSION, cap).result()
+    harness.print_table("federation on KITTI raw 0005", [ours[1]])
+    return [*ours[0], {"seed": request.seed, **central.row("centralised")}]
 
 
 def claims_of(rows: list[Any], facts: list[dict[str, float]], poisoned: dict[str, float], n: int) -> list[Claim]:

@@ -7,7 +7,7 @@ import warnings
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-CHECKED = ["geometry", "perception", "recon", "strategies", "clients"]
+CHECKED = ["geometry", "perception", "recon", "edge", "strategies", "clients"]
 
 # The hook takes the checker by name; ours lets an int stand where a float is asked for, as PEP 484 has it.
 checker = types.ModuleType("convoy_type_checker")
