@@ -58,10 +58,13 @@ from strategies.gaussian_state import FusionState
 
 SEEDS = (31, 32, 33)
 FULL = SurveyRequest(size_px=(192, 256))
-QUICK = SurveyRequest(size_px=(96, 128), frames=160, vehicles=8, gaussians_per_view=150)
+QUICK = SurveyRequest(size_px=(112, 160), part=0.5, vehicles=6, gaussians_per_view=150)
+POISON_PX = (128, 192)
+KEPT = 0.8  # of the uploads, after borders are trimmed: what the centralised fit may have
 KITTI = SurveyRequest(size_px=(160, 480), rsus=2, vehicles=2, speed_ratio=1.0, gaussians_per_view=1500, anchors="first")
 ADDED_TO = (2, 4, 8, 16)
-FUSION = FusionConfig(align_rounds=2, refine_rounds=6)
+FUSION = FusionConfig(align_rounds=2, refine_rounds=8)
+QUICK_FUSION = replace(FUSION, refine_rounds=4)
 
 
 @dataclass(frozen=True)
@@ -306,15 +309,17 @@ def uploads(run: Federation, rsu: str) -> int:
 
 def main() -> None:
     arguments = harness.parse_arguments(__doc__ or "")
-    base, seeds = (QUICK, SEEDS[:1]) if arguments.quick else (FULL, SEEDS)
+    base, config, seeds = (QUICK, QUICK_FUSION, SEEDS[:1]) if arguments.quick else (FULL, FUSION, SEEDS)
     rows, facts = list[harness.Row](), list[dict[str, float]]()
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         requests = [replace(base, seed=seed) for seed in seeds]
-        make_survey(requests[0])  # rendered once, before others ask for it
-        cap = round(0.8 * base.gaussians_per_view * (base.frames or 60 * base.rsus))
-        central = [pool.submit(central_of, request, FUSION, cap) for request in requests]
-        ours = [pool.submit(seed_rows, request, FUSION) for request in requests]
-        poison = pool.submit(poison_facts, requests[0], replace(FUSION, refine_rounds=2))
+        count = len(make_survey(requests[0]).frames)
+        cap = round(KEPT * base.gaussians_per_view * count)
+        central = [pool.submit(central_of, request, config, cap) for request in requests]
+        ours = [pool.submit(seed_rows, request, config) for request in requests]
+        size_px, rounds = (base.size_px, 0) if arguments.quick else (POISON_PX, 2)
+        attacked = replace(requests[0], size_px=size_px)
+        poison = pool.submit(poison_facts, attacked, replace(config, refine_rounds=rounds))
         for request, theirs, mine in zip(requests, central, ours, strict=True):
             found, measured = mine.result()
             rows += [*found, {"seed": request.seed, **theirs.result().row("centralised")}]

@@ -46,7 +46,7 @@ from recon.gaussians import Gaussians
 from recon.initial import initial_points
 from recon.merge import trim
 from recon.objective import LossWeights, render_view
-from recon.refine import Update, local_update
+from recon.refine import REFINE_WEIGHTS, Update, local_update
 from recon.region import waypoint_region, widened
 from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
@@ -122,7 +122,7 @@ class GaussianClient:
     def fit(self, request: FitRequest) -> FitReply:
         """Fit Gaussians to the vehicle's images, and send those in its region and the margin around it."""
         began_s = time.thread_time()
-        config = FitConfig(request.steps, request.max_gaussians, seed=request.seed)
+        config = FitConfig(request.steps, request.max_gaussians, seed=request.seed, weights=REFINE_WEIGHTS)
         frames = list(self.frames.train)
         points = initial_points(frames, config.start_points, seed=request.seed, ignore=self.frames.ignore)
         state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)

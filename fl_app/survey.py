@@ -42,6 +42,7 @@ class SurveyRequest:
         seed: of the town, and of what positioning is off by.
         size_px: of generated images; a longer side of recorded ones is brought to the longer of these.
         frames: along the way; 0 takes 60 an RSU.
+        part: of the way that is surveyed, from its start, in (0, 1].
         apart_m: recorded frames nearer than this to the one before are left out.
         holdout: every so many frames one is kept for judging.
         rsus, vehicles: how many; vehicles are dealt to RSUs in their order along the way.
@@ -57,6 +58,7 @@ class SurveyRequest:
     seed: int = 0
     size_px: tuple[int, int] = (128, 192)
     frames: int = 0
+    part: float = 1.0
     apart_m: float = 0.5
     holdout: int = 8
     rsus: int = 4
@@ -164,13 +166,15 @@ def town_of(request: SurveyRequest) -> TownConfig:
 def _frames(request: SurveyRequest) -> tuple[Sequence[Frame], str, str]:
     if request.path is None:
         config = town_of(request)
-        drive = town_drive(config, HOLDOUT)
-        return drive, f"town (seed {request.seed}), a tour", drive.licence
+        count = round(request.part * config.holdout_frames)
+        drive = town_drive(config, HOLDOUT, first=count)
+        return FrameSubset(drive, range(count)), f"town (seed {request.seed}), a tour", drive.licence
     selection = Selection(
         frames=request.frames, apart_m=request.apart_m, holdout=0, longest_side_px=max(request.size_px)
     )
     scene = open_scene(str(request.path), selection)
-    return scene.train, scene.name, f"that of {request.path}"
+    count = round(request.part * len(scene.train))
+    return FrameSubset(scene.train, range(count)), scene.name, f"that of {request.path}"
 
 
 def _problem(centres_m: Float[ndarray, "n 2"], request: SurveyRequest) -> tuple[Problem, dict[str, list[Worker]]]:

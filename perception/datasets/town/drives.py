@@ -91,9 +91,16 @@ def town_fleet(config: TownConfig, name: str = "town", workers: int | None = Non
 
 
 def town_drive(
-    config: TownConfig, vehicle: int, camera: int = 0, workers: int | None = None, root: Path | None = None
+    config: TownConfig,
+    vehicle: int,
+    camera: int = 0,
+    workers: int | None = None,
+    root: Path | None = None,
+    first: int | None = None,
 ) -> TownDrive:
     """One camera's drive, rendered if it is not there yet: of a vehicle, the `HOLDOUT`, or an RSU (`rsu_number`).
+
+    With `first`, only so many frames are rendered at once; others are when they are read.
 
     Raises:
         DataError: no such vehicle, RSU or camera; and as `load_town`.
@@ -107,7 +114,7 @@ def town_drive(
         )
     frames = config.holdout_frames if vehicle == HOLDOUT else config.frames_per_vehicle
     drive = TownDrive(Store(root or cache_root(), config), vehicle, frames, camera)
-    fill_store(drive.store, drive.shots, workers or os.cpu_count() or 1)
+    fill_store(drive.store, drive.shots[:first], workers or os.cpu_count() or 1)
     return drive
 
 

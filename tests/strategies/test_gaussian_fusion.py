@@ -1,0 +1,1004 @@
+"""The whole reconstruction through a fake Grid, with vehicles that answer from a drawer: no fitting, all arithmetic."""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from clients.gaussian_messages import (
+    ALIGN,
+    ALL,
+    FIT,
+    JOB,
+    REFINE,
+    AlignReply,
+    FitReply,
+    Found,
+    RefineReply,
+    decode_align,
+    decode_fit,
+    decode_judge,
+    decode_refine,
+    encode_align_reply,
+    encode_fit_reply,
+    encode_refine_reply,
+)
+from clients.messages import (
+    EvaluateReply,
+    Hello,
+    TrainReply,
+    TrainRequest,
+    count_bytes,
+    decode_request,
+    decode_train_reply,
+    encode_evaluate_reply,
+    encode_hello,
+    encode_train_reply,
+)
+from geometry import Sim3
+from recon.chart import rotation_matrix
+from recon.gaussians import Gaussians
+from recon.plan import Plan, Stretch
+from recon.refine import Update
+from strategies.gate import Cause
+from strategies.gaussian_config import FusionConfig
+from strategies.gaussian_fusion import BASE, GaussianFusion
+from strategies.gaussian_report import FusionReport
+from strategies.gaussian_scene import whole
+from strategies.gaussian_state import FusionState
+from strategies.membership import NotEnoughVehicles
+from strategies.report import EvaluateReport, Traffic
+from tests.fakes import (
+    EVALUATE,
+    HELLO,
+    NODE_UNAVAILABLE,
+    TRAIN,
+    Behaviour,
+    FakeGrid,
+    failing,
+    silent,
+    train_reply,
+    twice,
+)
+
+RSU_OF = {"a": "north", "b": "north", "c": "south", "d": "south"}
+WEST_M = {name: 10.0 * k for k, name in enumerate("abcd")}  # each drives ten metres of one street
+HOUSES = 20  # of a vehicle: on both sides of its ten metres
+RISE_M = 0.1  # that every update would lift what a vehicle sees
+AXIS = np.array([1.0, 2.0, 2.0]) / 3
+
+
+def stretch(vehicle: str, **changed: Any) -> Stretch:
+    way = np.column_stack([WEST_M[vehicle] + np.arange(0.5, 10), np.zeros(10)])
+    return replace(Stretch(vehicle, RSU_OF[vehicle], way, 4, 40, surveyed=vehicle == "a"), **changed)
+
+
+PLAN = Plan(tuple(stretch(vehicle) for vehicle in "abcd"))
+
+
+def houses(vehicle: str) -> Gaussians:
+    """What there is along a vehicle's ten metres, in the world of all: a ball each metre, on both sides."""
+    east = np.repeat(WEST_M[vehicle] + np.arange(0.5, 10), 2)
+    places = np.column_stack([east, np.tile([-4.0, 4.0], 10), np.full(20, 2.0)])
+    made = Gaussians.from_points(places, np.full((20, 3), 0.5), opacity=0.8)
+    return replace(made, log_scales=torch.full((20, 3), math.log(0.3)))
+
+
+def world_from_own(vehicle: str) -> Sim3:
+    """Positioning of all but `a` is off by half a metre, half a degree and a percent, about its stretch."""
+    if vehicle == "a":
+        return Sim3.identity()
+    sign = (-1.0) ** ord(vehicle)
+    turn = rotation_matrix(torch.tensor(sign * math.radians(0.5) * AXIS)).numpy()
+    centre, scale = PLAN[vehicle].centre_m, 1 + sign * 0.01
+    return Sim3(turn, centre + sign * np.array([0.3, 0.4, 0.0]) - scale * turn @ centre, scale)
+
+
+@dataclass
+class Street:
+    """The client function of four vehicles at nodes 1, 2, ... Answers are worked out, not fitted."""
+
+    names: tuple[str, ...] = ("a", "b", "c", "d")
+
+    def __call__(self, message: Message) -> Message:
+        vehicle = self.names[message.metadata.dst_node_id - 1]
+        if message.metadata.message_type == HELLO:
+            return encode_hello(Hello(vehicle, RSU_OF.get(vehicle, "?"), 4), message)
+        request = decode_request(message)
+        if message.metadata.message_type == EVALUATE:
+            return encode_evaluate_reply(self.judged(vehicle, request), message)
+        jobs: dict[object, Callable[[str, TrainRequest], TrainReply]] = {
+            FIT: self.fitted,
+            ALIGN: self.aligned,
+            REFINE: self.refined,
+        }
+        return encode_train_reply(jobs[request.config[JOB]](vehicle, request), message)
+
+    def fitted(self, vehicle: str, request: TrainRequest) -> TrainReply:
+        decode_fit(request)
+        own = houses(vehicle).transformed(world_from_own(vehicle).inverse())
+        return encode_fit_reply(FitReply(own, 4, {"fit-cpu-s": 1.0}))
+
+    def aligned(self, vehicle: str, request: TrainRequest) -> TrainReply:
+        """Pair by pair it knows; of all together it looks which house each is nearest to."""
+        own_from_world, asked = world_from_own(vehicle).inverse(), decode_align(request)
+        found = {}
+        if asked.together:
+            shown = np.concatenate([other.means.double().numpy() for other in asked.others.values()])
+            true = own_from_world.apply(np.concatenate([houses(name).means.double().numpy() for name in "abcd"]))
+            nearest = np.linalg.norm(shown[:, None] - true, axis=2).argmin(axis=1)
+            found[ALL] = Found(Sim3.from_points(shown, true[nearest]), 0.1, 0.05, 4)
+        else:
+            for other in asked.others:
+                place = Sim3.identity() if other == BASE else world_from_own(other)
+                found[other] = Found(own_from_world @ place, 0.5, 0.05, 4)
+        return encode_align_reply(AlignReply(found, {"align-cpu-s": 1.0}))
+
+    def refined(self, vehicle: str, request: TrainRequest) -> TrainReply:
+        """Lifts what lies within twelve metres of the middle of its stretch."""
+        scene = decode_refine(request).scene
+        away_m = (scene.means[:, 0] - float(PLAN[vehicle].centre_m[0])).abs()
+        rows = torch.nonzero(away_m < 12)[:, 0]
+        changes = {name: torch.zeros_like(tensor[rows]) for name, tensor in scene.tensors().items()}
+        changes["means"][:, 2] = RISE_M
+        update = Update(changes, torch.full((len(rows),), 5.0))
+        metrics = {"psnr-db": 20.0, "ssim": 0.5} if decode_refine(request).report_quality else {}
+        return encode_refine_reply(RefineReply(rows, update, 4, {"refine-cpu-s": 1.0, **metrics}))
+
+    def judged(self, vehicle: str, request: TrainRequest) -> EvaluateReply:
+        count = len(decode_judge(request).scene)
+        number = "abcd".index(vehicle)
+        border = {"border-views": 1.0, "border-psnr-db": 10.0 + number} if number % 2 else {"border-views": 0.0}
+        return EvaluateReply(number + 1, {"psnr-db": 20.0 + number, "gaussians": float(count), **border})
+
+
+SETTINGS: dict[str, Any] = {
+    "align_rounds": 1,
+    "refine_rounds": 2,
+    "acceptance": None,
+    "duplicates": None,
+    "vehicles": 4,
+    "join_timeout_s": 0.05,
+}
+
+
+class Driven:
+    """A strategy on a fake Grid, and everything that it reported."""
+
+    def __init__(
+        self, street: Street | None = None, *, plan: Plan = PLAN, state: FusionState | None = None, **changed: Any
+    ) -> None:
+        street = street or Street()
+        self.grid = FakeGrid(street, range(1, len(street.names) + 1))
+        self.config = FusionConfig(**{**SETTINGS, "vehicles": len(street.names), **changed})
+        self.state = state or FusionState()
+        self.rounds: list[FusionReport] = []
+        self.evaluations: list[EvaluateReport] = []
+        self.strategy = GaussianFusion(
+            self.config, plan, self.state, on_round=self.rounds.append, on_evaluate=self.evaluations.append
+        )
+
+    def run(self, num_rounds: int | None = None) -> "Driven":
+        logging.getLogger("convoy").setLevel(logging.CRITICAL)
+        left = self.config.num_rounds - self.state.round if num_rounds is None else num_rounds
+        self.strategy.start(self.grid, ArrayRecord(), num_rounds=left, timeout=1.0)
+        return self
+
+    def requests(self, job: str) -> dict[str, TrainRequest]:
+        """Of one job, by vehicle, those of the last round."""
+        names = self.grid.client.names  # type: ignore[attr-defined]
+        sent = [(names[m.metadata.dst_node_id - 1], decode_request(m)) for m in self.grid.received(TRAIN)]
+        return {vehicle: request for vehicle, request in sent if request.config[JOB] == job}
+
+    def losses(self) -> list[tuple[int, str, Cause]]:
+        return [(report.round, loss.vehicle, loss.cause) for report in self.rounds for loss in report.losses]
+
+
+def only(job: str, behave: Behaviour) -> Behaviour:
+    """A behaviour in one kind of round; honest in the others."""
+
+    def maybe(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+        return behave(message, client) if decode_request(message).config[JOB] == job else [client(message)]
+
+    return maybe
+
+
+def with_arrays(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Behaviour:
+    """An honest answer with other arrays."""
+
+    def behave(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+        honest = decode_train_reply(client(message))
+        return [encode_train_reply(replace(honest, arrays=change(dict(honest.arrays))), message)]
+
+    return behave
+
+
+def with_metrics(**metrics: float) -> Behaviour:
+    """An honest answer with other metrics."""
+
+    def behave(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+        honest = decode_train_reply(client(message))
+        return [encode_train_reply(replace(honest, metrics={**honest.metrics, **metrics}), message)]
+
+    return behave
+
+
+def bits(scene: dict[str, Gaussians]) -> dict[str, list[bytes]]:
+    return {rsu: [tensor.numpy().tobytes() for tensor in part.tensors().values()] for rsu, part in scene.items()}
+
+
+def restored(state: FusionState) -> FusionState:
+    """Through what a checkpoint holds."""
+    return FusionState.restore(state.arrays(), json.loads(json.dumps(state.counters())))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small work on few threads, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Rounds
+
+
+def test_fit_then_align_and_merge_then_refine() -> None:
+    driven = Driven().run()
+    assert [(report.round, report.job) for report in driven.rounds] == [
+        *[(1, FIT), (2, ALIGN), (3, REFINE), (4, REFINE)]
+    ]
+    assert [report.wanted for report in driven.rounds] == [4, 4, 4, 4]
+    assert [report.accepted for report in driven.rounds] == [4, 4, 4, 4]
+    assert driven.rounds[0].gaussians == dict.fromkeys("abcd", HOUSES)
+    assert driven.rounds[3].gaussians == {"north": 2 * HOUSES, "south": 2 * HOUSES}
+    assert driven.rounds[1].vehicle_metrics == {vehicle: {"align-cpu-s": 1.0} for vehicle in "abcd"}
+    assert driven.state.round == driven.config.num_rounds == 4
+    assert driven.state.accepted == 16
+    assert driven.losses() == []
+    assert driven.state.losses == {}
+
+
+def test_everyone_is_asked_hello_once() -> None:
+    driven = Driven().run()
+    assert [m.metadata.dst_node_id for m in driven.grid.received(HELLO)] == [1, 2, 3, 4]
+
+
+def test_worlds_are_found_and_the_scene_is_where_it_was() -> None:
+    driven = Driven().run(2)
+    for vehicle, place in driven.state.world_from.items():
+        np.testing.assert_allclose(place.matrix, world_from_own(vehicle).matrix, atol=1e-5)
+    wanted = {rsu: torch.cat([houses(v).means for v in RSU_OF if RSU_OF[v] == rsu]) for rsu in ("north", "south")}
+    for rsu, part in driven.state.scene.items():
+        np.testing.assert_allclose(part.means, wanted[rsu], atol=1e-4)
+        np.testing.assert_allclose(part.scales, 0.3, atol=1e-4)
+    assert len(driven.rounds[1].links) == 6  # a-b, b-c, c-d, each by both
+
+
+def test_refinement_goes_as_far_as_the_steps_add_up_to() -> None:
+    # Everyone wants 0.1 m up; the first round goes 1.5 times as far, the last one once: 0.25 m.
+    driven = Driven()
+    before = driven.run(2).state.scene
+    before = {rsu: part.clone() for rsu, part in before.items()}
+    after = driven.run(2).state.scene
+    for rsu, part in after.items():
+        np.testing.assert_allclose(part.means - before[rsu].means, np.tile([0, 0, 0.25], (40, 1)), atol=1e-5)
+        assert torch.equal(part.sh, before[rsu].sh)
+
+
+def test_requests_follow_the_plan() -> None:
+    uneven = Plan((stretch("a", views=8, max_gaussians=60), *(stretch(v) for v in "bcd")))
+    driven = Driven(plan=uneven, fit_steps=2.5, refine_steps=1.5, margin_m=7.0, seed=5).run()
+    fits = {vehicle: decode_fit(request) for vehicle, request in driven.requests(FIT).items()}
+    assert {v: (fit.steps, fit.max_gaussians) for v, fit in fits.items()} == {
+        **dict.fromkeys("bcd", (10, 40)),
+        "a": (20, 60),
+    }
+    assert all((fit.margin_m, fit.seed) == (7.0, 5) for fit in fits.values())
+    np.testing.assert_array_equal(fits["b"].own_m, PLAN["b"].waypoints_m)
+    assert len(fits["b"].others_m) == 30
+    refines = {vehicle: decode_refine(request) for vehicle, request in driven.requests(REFINE).items()}
+    assert {v: refine.steps for v, refine in refines.items()} == {"a": 12, "b": 6, "c": 6, "d": 6}
+    assert {refine.round_number for refine in refines.values()} == {1}
+    for vehicle, refine in refines.items():
+        np.testing.assert_allclose(refine.world_from_own.matrix, driven.state.world_from[vehicle].matrix, atol=1e-12)
+    assert {name: set(decode_align(r).others) for name, r in driven.requests(ALIGN).items()} == {
+        **{"a": {"b"}, "b": {"a", "c"}},
+        **{"c": {"b", "d"}, "d": {"c"}},
+    }
+
+
+def test_vehicles_work_on_what_lies_within_sight() -> None:
+    # Sight of 5 m reaches 3 m (a 3-4-5 triangle) beyond the last waypoint: three more metres of houses at each border.
+    driven = Driven(sight_m=5.1, refine_rounds=1).run()
+    sizes = {v: len(decode_refine(request).scene) for v, request in driven.requests(REFINE).items()}
+    assert sizes == {"a": 26, "b": 32, "c": 32, "d": 26}
+    assert driven.evaluations[-1].vehicle_metrics["a"]["gaussians"] == 26
+
+
+def test_no_request_and_no_reply_holds_a_pose_or_an_image() -> None:
+    """All arrays of a run by name: Gaussians, rows and weights, planned places, similarities between worlds."""
+    driven = Driven(momentum=0.5)
+    names: set[tuple[str, tuple[int, ...]]] = set()
+
+    def kept(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names.update((key.partition("/")[0].partition(":")[0], values.shape[1:]) for key, values in arrays.items())
+        return arrays
+
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = with_arrays(kept)
+    driven.run()
+    assert {name for name, _ in names} == {"part", "found", "change", "rows", "visibility"}
+    assert {shape for _, shape in names} == {(), (3,), (4,), (1, 3)}
+    sent = {
+        key.partition("/")[0].partition(":")[0] for m in driven.grid.received(TRAIN) for key in decode_request(m).arrays
+    }
+    assert sent == {"own", "others", "other", "scene", "world-from-own", "teacher"}
+
+
+# Several rounds of alignment
+
+
+def off_by(east_m: float) -> Behaviour:
+    """Pair by pair it sees its neighbours so much too far east; all together it sees them where they are."""
+
+    def shifted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        wrong = np.array([0, 0, 0, 0, east_m, 0, 0, 0, 0, 0, 0])
+        return {name: values + (0 if name == f"found:{ALL}" else wrong) for name, values in arrays.items()}
+
+    return with_arrays(shifted)
+
+
+def furthest_m(driven: Driven) -> float:
+    """How far the middle of a stretch is from where it is."""
+    places = driven.state.world_from.items()
+    centre = {name: PLAN[name].centre_m[None] for name in "abcd"}
+    away = [place.apply(centre[n]) - world_from_own(n).apply(centre[n]) for n, place in places]
+    return float(np.linalg.norm(away, axis=2).max())
+
+
+def test_later_rounds_of_alignment_take_off_what_the_first_left() -> None:
+    left_m = []
+    for align_rounds in (1, 2):
+        driven = Driven(align_rounds=align_rounds, refine_rounds=1)
+        for node_id in (2, 3, 4):
+            driven.grid.behaviour[node_id, TRAIN] = only(ALIGN, off_by(0.05))
+        driven.run()
+        assert [report.job for report in driven.rounds] == [FIT, *[ALIGN] * align_rounds, REFINE]
+        assert len(whole(driven.state.scene)) == 80
+        left_m.append(furthest_m(driven))
+    assert left_m[0] > 0.02
+    assert left_m[1] < 0.8 * left_m[0]
+
+
+def test_whose_positioning_is_right_is_not_asked_again() -> None:
+    driven = Driven(align_rounds=2).run(3)
+    asked = [m.metadata.dst_node_id for m in driven.grid.received(TRAIN)]
+    assert asked == [*[1, 2, 3, 4] * 2, 2, 3, 4]
+    np.testing.assert_array_equal(driven.state.world_from["a"].matrix, np.eye(4))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 4])
+def test_resuming_between_rounds_of_alignment_changes_nothing(rounds: int) -> None:
+    straight = Driven(align_rounds=3, refine_rounds=1).run()
+    first = Driven(align_rounds=3, refine_rounds=1).run(rounds)
+    second = Driven(align_rounds=3, refine_rounds=1, state=restored(first.state)).run()
+    for rsu, part in straight.state.scene.items():
+        for name, tensor in part.tensors().items():
+            np.testing.assert_allclose(second.state.scene[rsu].tensors()[name], tensor, atol=1e-5)
+    assert second.state.counters() == straight.state.counters()
+
+
+# Bytes
+
+
+def test_traffic_is_what_was_sent() -> None:
+    driven = Driven()
+    up: list[int] = []
+
+    def counted(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        up.append(count_bytes(arrays))
+        return arrays
+
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = with_arrays(counted)
+    driven.run()
+    down = sum(count_bytes(decode_request(message).arrays) for message in driven.grid.received(TRAIN))
+    traffic = driven.state.traffic
+    assert (traffic.vehicle_up, traffic.vehicle_down) == (sum(up), down)
+    # 80 Gaussians of 14 numbers to the cloud after the merge, and both ways after each of two refinements.
+    assert (traffic.cloud_up, traffic.cloud_down) == (3 * 80 * 14 * 4, 2 * 80 * 14 * 4)
+    fits = 4 * HOUSES * 14 * 4
+    assert driven.rounds[0].traffic == Traffic(vehicle_up=fits, vehicle_down=driven.rounds[0].traffic.vehicle_down)
+    assert driven.rounds[0].traffic.vehicle_down == 4 * (10 + 30) * 2 * 8  # waypoints, own and others'
+
+
+def test_judging_is_no_traffic() -> None:
+    driven = Driven().run(2)
+    assert len(driven.grid.received(EVALUATE)) == 4
+    last = driven.requests(ALIGN)
+    before = driven.rounds[0].traffic.vehicle_down
+    assert driven.state.traffic.vehicle_down == before + sum(count_bytes(r.arrays) for r in last.values())
+
+
+# Judging
+
+
+def test_vehicles_judge_after_the_merge_and_after_each_refinement() -> None:
+    driven = Driven().run()
+    assert [report.round for report in driven.evaluations] == [2, 3, 4]
+    report = driven.evaluations[-1]
+    # Images 1, 2, 3, 4 at 20, 21, 22, 23 dB: 220 / 10. Of b and d one border image each, at 11 and 13 dB.
+    assert report.metrics["psnr-db"] == pytest.approx(22)
+    assert report.metrics["border-psnr-db"] == pytest.approx(12)
+    assert report.metrics["border-views"] == 2
+    assert report.rsu_metrics["south"]["psnr-db"] == pytest.approx((3 * 22 + 4 * 23) / 7)
+    assert report.rsu_metrics["north"]["border-psnr-db"] == 11
+    assert report.losses == ()
+
+
+def test_who_cannot_judge_is_left_out_of_the_means() -> None:
+    driven = Driven(refine_rounds=0)
+    driven.grid.behaviour[1, EVALUATE] = failing(reason="holds no images back")
+    driven.grid.behaviour[2, EVALUATE] = silent
+    report = driven.run().evaluations[-1]
+    assert report.metrics["psnr-db"] == pytest.approx((3 * 22 + 4 * 23) / 7)
+    assert [(loss.vehicle, loss.cause) for loss in report.losses] == [("a", Cause.CLIENT_ERROR)]
+
+
+def _damaged_verdict(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+    return [train_reply_without_metrics(message)]
+
+
+def train_reply_without_metrics(message: Message) -> Message:
+    return encode_hello(Hello("a", "north", 1), message)
+
+
+def test_a_verdict_that_cannot_be_read_is_counted_where_it_belongs() -> None:
+    driven = Driven(refine_rounds=0)
+    driven.grid.behaviour[1, EVALUATE] = _damaged_verdict
+    report = driven.run().evaluations[-1]
+    assert [(loss.vehicle, loss.cause) for loss in report.losses] == [("a", Cause.MALFORMED)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_verdict_of_nan_ends_nothing(value: float) -> None:
+    def behave(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+        metrics = {"psnr-db": value, "border-views": value, "border-psnr-db": value}
+        return [encode_evaluate_reply(EvaluateReply(3, metrics), message)]
+
+    driven = Driven()
+    driven.grid.behaviour[1, EVALUATE] = behave
+    driven.run()
+    assert driven.evaluations[-1].metrics["psnr-db"] == pytest.approx((2 * 21 + 3 * 22 + 4 * 23) / 9)
+
+
+# Going on
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> Driven:
+    return Driven(momentum=0.5, refine_rounds=3).run()
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 4])
+def test_a_resumed_run_ends_like_one_that_was_never_interrupted(rounds: int, uninterrupted: Driven) -> None:
+    first = Driven(momentum=0.5, refine_rounds=3).run(rounds)
+    second = Driven(momentum=0.5, refine_rounds=3, state=restored(first.state)).run()
+    assert [report.round for report in second.rounds] == list(range(rounds + 1, 6))
+    for name in ("scene", "teacher", "parts"):
+        assert bits(getattr(second.state, name)) == bits(getattr(uninterrupted.state, name))
+    assert second.state.counters() == uninterrupted.state.counters()
+
+
+def test_a_resumed_run_counts_losses_on() -> None:
+    def run(state: FusionState | None, rounds: int) -> FusionState:
+        driven = Driven(state=state)
+        driven.grid.behaviour[2, TRAIN] = only(REFINE, silent)
+        return driven.run(rounds).state
+
+    assert run(restored(run(None, 3)), 1).losses == run(None, 4).losses == {"b": {"late": 2}}
+
+
+# Faults
+
+
+FAULTS: dict[str, tuple[Behaviour, Cause]] = {
+    "lost": (failing(3, "lost on the way"), Cause.LOST),
+    "gone": (failing(NODE_UNAVAILABLE), Cause.UNAVAILABLE),
+    "raises": (failing(reason="out of memory"), Cause.CLIENT_ERROR),
+    "late": (silent, Cause.LATE),
+    "empty": (with_arrays(lambda arrays: {}), Cause.KEYS),
+    "no metrics": (lambda message, client: [train_reply_without_metrics(message)], Cause.MALFORMED),
+    "nan": (with_arrays(lambda arrays: {n: v * np.float32("nan") for n, v in arrays.items()}), Cause.MALFORMED),
+    "doubles": (with_arrays(lambda arrays: {n: v.astype(np.float64) for n, v in arrays.items()}), Cause.MALFORMED),
+    "over budget": (with_arrays(lambda arrays: {n: v.repeat(3, axis=0) for n, v in arrays.items()}), Cause.BUDGET),
+    "stowaway": (with_arrays(lambda arrays: {**arrays, "photo": np.zeros((9, 9, 3), np.uint8)}), Cause.KEYS),
+    "huge": (with_arrays(lambda arrays: {**arrays, "part/log_scales": arrays["part/log_scales"] + 20}), Cause.VALUES),
+    "far away": (with_arrays(lambda arrays: {**arrays, "part/means": arrays["part/means"] + 1e6}), Cause.VALUES),
+}
+
+
+@pytest.mark.parametrize(("behave", "cause"), FAULTS.values(), ids=FAULTS)
+def test_who_fails_to_fit_is_counted_and_the_others_go_on(behave: Behaviour, cause: Cause) -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(FIT, behave)
+    driven.run()
+    assert driven.losses() == [(1, "c", cause)]
+    assert driven.state.losses == {"c": {str(cause): 1}}
+    assert [report.accepted for report in driven.rounds] == [3, 2, 3, 3]
+    assert [report.wanted for report in driven.rounds] == [4, 2, 3, 3]  # nobody is left for d to align
+    assert sorted(driven.state.world_from) == ["a", "b", "d"]
+    assert {rsu: len(part) for rsu, part in driven.state.scene.items()} == {"north": 40, "south": 20}
+
+
+REFINE_FAULTS: dict[str, tuple[Behaviour, Cause]] = {
+    "late": (silent, Cause.LATE),
+    "raises": (failing(), Cause.CLIENT_ERROR),
+    "empty": (with_arrays(lambda arrays: {}), Cause.MALFORMED),
+    "nan": (
+        with_arrays(lambda arrays: {**arrays, "change/means": arrays["change/means"] * np.float32("nan")}),
+        Cause.MALFORMED,
+    ),
+    "rows beyond": (with_arrays(lambda arrays: {**arrays, "rows": arrays["rows"] + 1000}), Cause.MALFORMED),
+    "a Gaussian fit": (
+        with_arrays(lambda arrays: {f"part/{n}": t.numpy() for n, t in houses("c").tensors().items()}),
+        Cause.MALFORMED,
+    ),
+    "long": (with_arrays(lambda arrays: {**arrays, "change/means": arrays["change/means"] * 100}), Cause.NORM),
+}
+
+
+@pytest.mark.parametrize(("behave", "cause"), REFINE_FAULTS.values(), ids=REFINE_FAULTS)
+def test_who_fails_to_refine_is_counted_and_the_others_decide(behave: Behaviour, cause: Cause) -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(REFINE, behave)
+    before = {rsu: part.clone() for rsu, part in driven.run(2).state.scene.items()}
+    driven.run(2)
+    assert driven.losses() == [(3, "c", cause), (4, "c", cause)]
+    assert driven.state.losses == {"c": {str(cause): 2}}
+    rise_m = whole(driven.state.scene).means[:, 2] - whole(before).means[:, 2]
+    np.testing.assert_allclose(rise_m, 0.25, atol=1e-5)  # b and d, who agree, see what c sees
+
+
+def test_who_fails_to_align_stays_where_others_find_it() -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(ALIGN, silent)
+    driven.run()
+    assert driven.losses() == [(2, "c", Cause.LATE)]
+    for vehicle, place in driven.state.world_from.items():
+        np.testing.assert_allclose(place.matrix, world_from_own(vehicle).matrix, atol=1e-5)
+    assert driven.rounds[2].wanted == 4
+
+
+BEYOND_MEASURE = pytest.param(
+    *(4, 1e308), marks=pytest.mark.xfail(strict=True, reason="squares overflow in `plausible`, which numpy warns of")
+)
+
+
+@pytest.mark.parametrize(("place", "value"), [(4, 9.0), BEYOND_MEASURE, (7, 2.0), (7, 1e-300), (10, 0.0)])
+def test_alignments_that_cannot_be_right_are_left_out(place: int, value: float) -> None:
+    """Nine metres off, beyond all measure, twice or nothing of the size, seen by no image."""
+
+    def far(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        out = {name: values.copy() for name, values in arrays.items()}
+        for values in out.values():
+            values[place] = value
+        return out
+
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(ALIGN, with_arrays(far))
+    driven.run()
+    believed = {(link.a, link.b) for link in driven.rounds[1].links}
+    assert believed == {("a", "b"), ("b", "a"), ("b", "c"), ("d", "c")}
+    for vehicle, there in driven.state.world_from.items():
+        np.testing.assert_allclose(there.matrix, world_from_own(vehicle).matrix, atol=1e-5)
+
+
+def test_a_duplicated_answer_counts_once() -> None:
+    honest, driven = Driven().run(), Driven()
+    driven.grid.behaviour[2, TRAIN] = twice
+    driven.run()
+    assert driven.losses() == [(number, "b", Cause.STRANGER) for number in (1, 2, 3, 4)]
+    assert bits(driven.state.scene) == bits(honest.state.scene)
+    assert driven.state.traffic == honest.state.traffic
+    assert driven.state.accepted == honest.state.accepted
+
+
+def test_an_answer_of_a_node_that_was_not_asked_is_counted() -> None:
+    driven = Driven()
+    stranger = train_reply(99, {"part/means": np.zeros((1, 3), np.float32)})
+    driven.grid.order = lambda replies: [*replies, *([stranger] if len(replies) == 4 else [])]
+    driven.run(1)
+    assert (1, "node-99", Cause.STRANGER) in driven.losses()
+    assert driven.rounds[0].accepted == 4
+
+
+def test_a_vehicle_that_is_not_in_the_plan_is_counted_and_never_asked() -> None:
+    driven = Driven(Street(("a", "b", "c", "d", "mallory")))
+    driven.run()
+    assert driven.losses() == [(1, "mallory", Cause.STRANGER)]
+    assert {m.metadata.dst_node_id for m in driven.grid.received(TRAIN)} == {1, 2, 3, 4}
+
+
+def test_a_plan_without_any_of_those_that_are_there_is_an_error() -> None:
+    with pytest.raises(NotEnoughVehicles, match=r"no vehicle of the plan is there: .*mallory"):
+        Driven(Street(("mallory",))).run()
+
+
+def test_the_order_of_answers_does_not_matter() -> None:
+    straight, mixed = Driven(), Driven()
+    mixed.grid.order = lambda replies: replies[::-1]
+    assert bits(straight.run().state.scene) == bits(mixed.run().state.scene)
+    assert straight.state.counters() == mixed.state.counters()
+
+
+def test_an_rsu_that_loses_all_its_vehicles_is_not_in_the_scene() -> None:
+    driven = Driven()
+    for node_id in (3, 4):
+        driven.grid.behaviour[node_id, TRAIN] = only(FIT, failing())
+    driven.run()
+    assert sorted(driven.state.scene) == ["north"]
+    assert driven.state.round == 4
+
+
+def test_when_all_uploads_are_refused_the_run_ends_without_a_scene() -> None:
+    driven = Driven()
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = only(FIT, failing())
+    driven.run()
+    assert driven.state.scene == {}
+    assert driven.state.losses == {vehicle: {"client-error": 1} for vehicle in "abcd"}
+
+
+def test_a_vehicle_that_goes_away_and_comes_back_refines_again() -> None:
+    driven = Driven().run(2)
+    driven.grid.nodes = [1, 2, 4]
+    driven.run(1)
+    driven.grid.nodes = [1, 2, 3, 4]
+    driven.run(1)
+    assert driven.losses() == [(3, "c", Cause.UNAVAILABLE)]
+    assert [report.accepted for report in driven.rounds] == [4, 4, 3, 4]
+
+
+# One vehicle must not end the run
+
+
+def themselves(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An alignment that names the vehicle that made it."""
+    return {**arrays, "found:c": next(iter(arrays.values()))}
+
+
+def of_whom_nobody_asked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An alignment with a vehicle that lies out of sight."""
+    return {**arrays, "found:a": next(iter(arrays.values()))}
+
+
+def test_a_vehicle_that_aligns_itself_ends_nothing() -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(ALIGN, with_arrays(themselves))
+    driven.run()
+    assert driven.state.round == 4
+
+
+def test_only_links_that_were_asked_for_are_believed() -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(ALIGN, with_arrays(of_whom_nobody_asked))
+    driven.run(2)
+    assert ("c", "a") not in {(link.a, link.b) for link in driven.rounds[1].links}
+
+
+def test_a_scale_at_the_limit_ends_nothing() -> None:
+    def big(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        scales = arrays["part/log_scales"].copy()
+        scales[0] = math.log(499.9)
+        return {**arrays, "part/log_scales": scales}
+
+    driven = Driven(acceptance=FusionConfig().acceptance)
+    for node_id in (2, 3):
+        driven.grid.behaviour[node_id, TRAIN] = only(FIT, with_arrays(big))
+    driven.run(2)
+    assert driven.state.round == 2
+
+
+def undone(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+    """An update that leaves no rotation of what it was sent, and claims to have seen all."""
+    scene = decode_refine(decode_request(message)).scene
+    changes = {name: torch.zeros_like(tensor) for name, tensor in scene.tensors().items()}
+    changes["quats"] = -scene.quats
+    update = Update(changes, torch.full((len(scene),), 1e9))
+    reply = encode_refine_reply(RefineReply(torch.arange(len(scene)), update, 4))
+    return [encode_train_reply(reply, message)]
+
+
+def test_an_update_that_undoes_rotations_ends_nothing() -> None:
+    driven = Driven(Street(("a", "b")), refine_rounds=1, quorum=0.0)
+    driven.grid.behaviour[1, TRAIN] = only(REFINE, silent)
+    driven.grid.behaviour[2, TRAIN] = only(REFINE, undone)
+    driven.run()
+    assert driven.state.round == 3
+
+
+def test_a_huge_update_among_two_ends_nothing() -> None:
+    def huge(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            **arrays,
+            "change/means": np.full_like(arrays["change/means"], 3e38),
+            "visibility": arrays["visibility"] * 1e6,
+        }
+
+    driven = Driven(Street(("a", "b")))
+    driven.grid.behaviour[2, TRAIN] = only(REFINE, with_arrays(huge))
+    driven.run()
+    assert driven.state.round == 4
+    assert whole(driven.state.scene).means.abs().max() < 1000
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_quality_of_nan_ends_nothing(value: float) -> None:
+    driven = Driven(block_weighting=True)
+    driven.grid.behaviour[2, TRAIN] = only(REFINE, with_metrics(**{"psnr-db": value}))
+    driven.run()
+    assert driven.state.round == 4
+
+
+def few_in_colour(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Nine Gaussians with harmonics of degree 3: as many bytes as 38 without, which is within the budget of 40."""
+    fields = {name.removeprefix("part/"): torch.tensor(values[:9]) for name, values in arrays.items()}
+    return {f"part/{name}": tensor.numpy() for name, tensor in Gaussians(**fields).with_degree(3).tensors().items()}
+
+
+@pytest.mark.xfail(strict=True, reason="one upload of degree 3 makes all Gaussians of the scene so")
+def test_one_vehicles_harmonics_do_not_swell_the_scene_of_all() -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(FIT, with_arrays(few_in_colour))
+    driven.run()
+    held = sum(part.nbytes for part in driven.state.scene.values())
+    assert held <= 4 * 40 * 14 * 4  # budgets of all four
+
+
+@pytest.mark.xfail(strict=True, reason="an upload without rows is neither accepted nor counted")
+def test_who_sends_no_gaussian_is_counted() -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = only(FIT, with_arrays(lambda arrays: {n: v[:0] for n, v in arrays.items()}))
+    driven.run()
+    assert "c" in driven.state.losses
+    assert driven.state.round == 4
+
+
+# Who takes part
+
+
+def test_a_fraction_of_each_rsus_vehicles_refines() -> None:
+    driven = Driven(fraction=0.5, refine_rounds=6).run()
+    assert [report.wanted for report in driven.rounds] == [4, 4, 2, 2, 2, 2, 2, 2]
+    chosen = [sorted(report.vehicle_metrics) for report in driven.rounds[2:]]
+    assert all([RSU_OF[name] for name in names] == ["north", "south"] for names in chosen)
+    assert len({tuple(names) for names in chosen}) > 1
+    again = Driven(fraction=0.5, refine_rounds=6).run()
+    assert [sorted(report.vehicle_metrics) for report in again.rounds[2:]] == chosen
+    other = Driven(fraction=0.5, refine_rounds=6, seed=1).run()
+    assert [sorted(report.vehicle_metrics) for report in other.rounds[2:]] != chosen
+
+
+@pytest.mark.parametrize(("silent_nodes", "moves"), [([1], True), ([1, 2], True), ([1, 2, 3], False)])
+def test_without_quorum_nothing_moves(silent_nodes: list[int], moves: bool) -> None:
+    driven = Driven(quorum=0.5).run(2)
+    before = bits(driven.state.scene)
+    for node_id in silent_nodes:
+        driven.grid.behaviour[node_id, TRAIN] = silent
+    driven.run(1)
+    assert (bits(driven.state.scene) != before) is moves
+    assert driven.rounds[2].accepted == (4 - len(silent_nodes) if moves else 0)
+    assert driven.state.round == 3
+
+
+def test_at_a_quorum_of_none_one_still_must_answer() -> None:
+    driven = Driven(quorum=0.0).run(2)
+    before = bits(driven.state.scene)
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = silent
+    driven.run(1)
+    assert bits(driven.state.scene) == before
+
+
+# Options
+
+
+def test_the_teacher_follows_the_scene_and_is_sent_from_the_second_round_on() -> None:
+    driven = Driven(momentum=0.75, refine_rounds=3)
+    scenes = []
+    for number in range(5):
+        driven.run(1)
+        if number >= 2:
+            scenes.append({rsu: part.clone() for rsu, part in driven.state.scene.items()})
+    teachers = [
+        [decode_refine(decode_request(m)).teacher for m in driven.grid.received(TRAIN)[start : start + 4]]
+        for start in (8, 12, 16)
+    ]
+    assert teachers[0] == [None] * 4
+    for sent, wanted in zip(teachers[1:], [scenes[0], None], strict=True):
+        assert all(teacher is not None for teacher in sent)
+        if wanted is not None:
+            np.testing.assert_array_equal(sent[0].means, whole(wanted).means)  # type: ignore[union-attr]
+    # T1 = S1, T2 = 0.75 T1 + 0.25 S2, T3 = 0.75 T2 + 0.25 S3.
+    up_m = [whole(scene).means[:, 2].double() for scene in scenes]
+    wanted_m = 0.75 * (0.75 * up_m[0] + 0.25 * up_m[1]) + 0.25 * up_m[2]
+    np.testing.assert_allclose(whole(driven.state.teacher).means[:, 2], wanted_m, atol=1e-5)
+
+
+def test_without_momentum_there_is_no_teacher() -> None:
+    driven = Driven().run()
+    assert driven.state.teacher == {}
+    assert all(decode_refine(request).teacher is None for request in driven.requests(REFINE).values())
+
+
+def test_vehicles_whose_images_are_shown_worse_count_more() -> None:
+    # a is shown 2 dB better than b: b counts 2 - exp(-2) times. a wants 0.1 m up where both see, b nothing.
+    driven = Driven(Street(("a", "b")), block_weighting=True, refine_rounds=1)
+    still = with_arrays(lambda arrays: {**arrays, "change/means": 0 * arrays["change/means"]})
+
+    def worse(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+        (reply,) = still(message, client)
+        return [encode_train_reply(replace(decode_train_reply(reply), metrics={"psnr-db": 18.0, "ssim": 0.5}), message)]
+
+    driven.grid.behaviour[2, TRAIN] = only(REFINE, worse)
+    before = whole(driven.run(2).state.scene).means.clone()
+    driven.run(1)
+    rise_m = (whole(driven.state.scene).means - before)[:, 2]
+    both = (before[:, 0] > 5) & (before[:, 0] < 15)
+    np.testing.assert_allclose(rise_m[both], RISE_M / (1 + 2 - math.exp(-2)), atol=1e-5)
+    assert all(decode_refine(request).report_quality for request in driven.requests(REFINE).values())
+
+
+def test_blocks_weigh_alike_when_one_does_not_say_how_it_is_shown() -> None:
+    driven, plain = Driven(block_weighting=True), Driven()
+
+    def mute(message: Message, client: Callable[[Message], Message]) -> list[Message]:
+        return [encode_train_reply(replace(decode_train_reply(client(message)), metrics={}), message)]
+
+    driven.grid.behaviour[2, TRAIN] = only(REFINE, mute)
+    assert bits(driven.run().state.scene) == bits(plain.run().state.scene)
+
+
+def test_an_rsu_drops_what_nobody_can_see_and_says_so() -> None:
+    def sunk(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        means = arrays["part/means"].copy()
+        means[:5, 2] -= 400
+        return {**arrays, "part/means": means}
+
+    driven = Driven(acceptance=FusionConfig().acceptance, refine_rounds=0)
+    driven.grid.behaviour[4, TRAIN] = only(FIT, with_arrays(sunk))
+    driven.run()
+    assert driven.rounds[1].dropped["unseen"] == 5
+    assert driven.rounds[1].gaussians == {"north": 40, "south": 35}
+
+
+# More regions
+
+
+def base_of(driven: Driven) -> dict[str, Gaussians]:
+    return {rsu: part.clone() for rsu, part in driven.state.scene.items()}
+
+
+def added(**changed: Any) -> tuple[dict[str, Gaussians], Driven]:
+    """The north, and the south that is added to it by c and d alone."""
+    base = base_of(Driven(Street(("a", "b")), plan=Plan(PLAN.stretches[:2])).run())
+    unsurveyed = Plan(tuple(replace(stretch(vehicle), surveyed=False) for vehicle in "abcd"))
+    return base, Driven(Street(("c", "d")), plan=unsurveyed, state=FusionState(base=base), **{"near_m": 5.0, **changed})
+
+
+def test_a_region_is_added_without_touching_the_others() -> None:
+    base, driven = added()
+    driven.run()
+    region = PLAN.rsu_region("north")(base["north"].means) > driven.config.blend_m / 2
+    assert 30 <= int(region.sum()) < 40
+    kept = driven.state.scene["north"].select(~driven.state.free["north"])
+    assert bits({"north": kept}) == bits({"north": base["north"].select(region)})
+    assert len(driven.state.scene["south"]) == 40
+    assert bits(driven.state.base) == bits(base)
+
+
+def test_those_that_see_the_old_scene_are_tied_to_it_and_the_others_through_them() -> None:
+    _, driven = added()
+    driven.run(2)
+    assert {v: set(decode_align(r).others) for v, r in driven.requests(ALIGN).items()} == {
+        "c": {"d", BASE},
+        "d": {"c"},
+    }
+    for vehicle in "cd":
+        np.testing.assert_allclose(driven.state.world_from[vehicle].matrix, world_from_own(vehicle).matrix, atol=1e-5)
+
+
+def test_an_added_region_refines_and_the_old_one_is_shown_beside_it() -> None:
+    _, driven = added(refine_rounds=1)
+    before = {rsu: part.clone() for rsu, part in driven.run(2).state.scene.items()}
+    driven.run(1)
+    assert [len(decode_refine(r).scene) for r in driven.requests(REFINE).values()] == [80, 80]
+    np.testing.assert_allclose(driven.state.scene["south"].means[:, 2] - before["south"].means[:, 2], RISE_M, atol=1e-5)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_an_added_region_can_be_resumed(rounds: int) -> None:
+    _, whole_run = added()
+    whole_run.run()
+    _, first = added()
+    first.run(rounds)
+    second = Driven(Street(("c", "d")), plan=first.strategy.plan, state=restored(first.state), near_m=5.0).run()
+    assert bits(second.state.scene) == bits(whole_run.state.scene)
+    assert second.state.counters() == whole_run.state.counters()
+
+
+def test_a_vehicle_that_nothing_joins_stays_where_its_positioning_has_it_beside_an_old_scene() -> None:
+    """c sees the old scene but not d, and d neither: only c is moved."""
+    _, driven = added()
+    without_each_other = with_arrays(lambda arrays: {n: v for n, v in arrays.items() if n == f"found:{BASE}"})
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = only(ALIGN, without_each_other)
+    driven.run(2)
+    np.testing.assert_allclose(driven.state.world_from["c"].matrix, world_from_own("c").matrix, atol=1e-5)
+    np.testing.assert_allclose(driven.state.world_from["d"].matrix, np.eye(4), atol=1e-9)
+
+
+def test_without_anyone_who_sees_the_old_scene_positioning_decides() -> None:
+    _, driven = added()
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = only(ALIGN, with_arrays(lambda arrays: {}))
+    driven.run(2)
+    for vehicle in "cd":
+        np.testing.assert_array_equal(driven.state.world_from[vehicle].matrix, np.eye(4))
+
+
+def test_when_nothing_new_is_accepted_the_old_scene_is_still_there() -> None:
+    base, driven = added()
+    for node_id in driven.grid.nodes:
+        driven.grid.behaviour[node_id, TRAIN] = only(FIT, failing())
+    driven.run()
+    assert bits(driven.state.base) == bits(base)
+
+
+@pytest.mark.xfail(strict=True, reason="where degrees differ, fixed rows get band 0 in all bands")
+def test_harmonics_of_an_added_region_leave_the_old_one_alone() -> None:
+    base, driven = added()
+    base["north"].sh.fill_(0.7)  # a light grey; the strategy holds the same
+    assert driven.state.base["north"] is base["north"]
+    driven.grid.behaviour[1, TRAIN] = only(FIT, with_arrays(few_in_colour))
+    driven.run()
+    region = PLAN.rsu_region("north")(base["north"].means) > driven.config.blend_m / 2
+    kept = driven.state.scene["north"].select(~driven.state.free["north"])
+    assert bits({"north": kept.with_degree(0)}) == bits({"north": base["north"].select(region)})
+    assert not kept.sh[:, 1:].any()
+
+
+# Flower's side
+
+
+def test_configure_may_be_gone_through_twice() -> None:
+    """As Flower's HTTP grid does."""
+    driven = Driven()
+    messages = driven.strategy.configure_train(1, ArrayRecord(), ConfigRecord(), driven.grid)
+    assert len(list(messages)) == len(list(messages)) == 4
+    assert driven.strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), driven.grid) == []
+
+
+def test_inputs_of_the_config_are_checked() -> None:
+    for wrong in ({"momentum": 1.0}, {"fraction": 0.0}, {"quorum": 1.5}, {"refine_rounds": -1}, {"sight_m": 0.0}):
+        with pytest.raises(ValueError, match="got"):
+            FusionConfig(**wrong)
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        FusionConfig(pace=math.nan)
+
+
+def test_pace_falls_in_equal_steps_to_an_eighth() -> None:
+    config = FusionConfig(refine_rounds=3, pace=0.8)
+    assert [config.pace_at(k) for k in range(3)] == pytest.approx([0.8, 0.45, 0.1])
+    assert [config.step_at(k) for k in range(3)] == [1.5, 1.5, 1.0]
+    assert FusionConfig(refine_rounds=1, pace=0.8).pace_at(0) == 0.8
