@@ -51,7 +51,8 @@ from recon.metrics import surface_metrics
 from recon.poison import poisoned_frames
 from recon.views import View, Views, placed
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_fusion import GaussianFusion, mean_metrics
+from strategies.gaussian_fusion import GaussianFusion
+from strategies.gaussian_judging import mean_metrics
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import around, fused_at_rsu, fused_in_cloud, in_world, whole
 from strategies.gaussian_state import FusionState

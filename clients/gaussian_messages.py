@@ -4,6 +4,7 @@ All of it travels as a `TrainRequest` or `TrainReply` of `clients.messages`, wit
 and images have no place in any of them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,7 @@ from recon.refine import Update
 FIT, ALIGN, REFINE, JUDGE = "fit", "align", "refine", "judge"
 JOB: Final = "job"
 ALL: Final = "all"
+WHOLE: Final = ("steps", "max-gaussians", "seed", "round-number")
 FIELDS: Final = ("means", "quats", "log_scales", "logit_opacities", "sh")
 Metrics = Mapping[str, float]
 
@@ -239,7 +241,8 @@ def decode_align_reply(reply: TrainReply) -> AlignReply:
     """Inverse of `encode_align_reply`; raises MessageError."""
     found = {}
     for key, numbers in reply.arrays.items():
-        if not key.startswith("found:") or numbers.shape != (11,) or not np.isfinite(numbers).all():
+        good = key.startswith("found:") and numbers.shape == (11,) and numbers.dtype.kind == "f"
+        if not good or not np.isfinite(numbers).all():
             raise MessageError(f"a reply to align holds eleven finite numbers a party, not {key} {numbers.shape}")
         before, after, views = (float(number) for number in numbers[8:])
         found[key.removeprefix("found:")] = Found(unpack_sim3(numbers[:8]), before, after, int(views))
@@ -292,6 +295,8 @@ def decode_refine_reply(reply: TrainReply, scene: Gaussians) -> RefineReply:
     wanted = {"rows", "visibility", *(f"change/{name}" for name in FIELDS)}
     if set(arrays) != wanted:
         raise MessageError(f"a reply to refine holds {sorted(wanted)}, got {sorted(arrays)}")
+    if arrays["rows"].dtype.kind not in "iu":
+        raise MessageError(f"rows must be whole numbers, got {arrays['rows'].dtype}")
     rows = torch.from_numpy(np.array(arrays["rows"]).astype(np.int64))
     if rows.ndim != 1 or (len(rows) and not (rows[0] >= 0 and rows[-1] < len(scene) and (rows.diff() > 0).all())):
         raise MessageError(f"rows must rise and lie below {len(scene)}")
@@ -326,7 +331,7 @@ def decode_judge(request: TrainRequest) -> JudgeRequest:
 
 def _number(request: TrainRequest, name: str) -> float:
     value = request.config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (name in WHOLE and not math.isfinite(value)):
         raise MessageError(f"the settings of a {request.config.get(JOB)} request lack the number {name!r}")
     return value
 

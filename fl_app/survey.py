@@ -252,6 +252,8 @@ def _held(
     held_back = set(judged)
     train = [int(i) for i in np.flatnonzero(away_m <= request.overlap_m) if int(i) not in held_back]
     test = [int(i) for i in own if int(i) in held_back]
+    if not train:
+        raise DataError(f"{stretch.vehicle} has no frame to learn from: take more frames, or fewer vehicles")
     mean_m = centres_m[train].mean(axis=0)
     off = Sim3.identity() if stretch.surveyed else misplacement(mean_m, request, number)
     parts: tuple[Any, Any] = (FrameSubset(frames, train), FrameSubset(frames, test))

@@ -43,7 +43,8 @@ class VisibleAdam(torch.optim.Adam):
         rows = torch.nonzero((parameters["means"].grad != 0).any(dim=1))[:, 0]
         if not self.state:
             for parameter in parameters.values():
-                self.state[parameter] = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": torch.zeros(()), **moments}  # torch asks for a step when it is loaded
             self.state[parameters["logit_opacities"]]["visits"] = torch.zeros_like(parameters["logit_opacities"])
         visits = self.state[parameters["logit_opacities"]]["visits"]
         visits[rows] += 1

@@ -8,10 +8,8 @@ mathematics.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -53,7 +51,8 @@ from recon.plan import Plan
 from recon.region import widened
 from strategies.gate import Cause
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_placing import Link, joined, placed_vehicles, plausible
+from strategies.gaussian_judging import decoded, evaluate_report
+from strategies.gaussian_placing import Link, placed_beside, plausible
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import (
     Around,
@@ -71,12 +70,11 @@ from strategies.gaussian_scene import (
 from strategies.gaussian_state import FusionState
 from strategies.gaussian_trust import accepted_parts, believed, upload_of
 from strategies.membership import NotEnoughVehicles, greet, wait_for_nodes
-from strategies.report import EvaluateReport, Loss, tally, weighted_metrics
+from strategies.report import EvaluateReport, Loss, tally
 from strategies.rsu_round import error_loss, share_of
 
 logger = logging.getLogger("convoy")
 MOST_VIEWS = 1_000_000
-Decoded = TypeVar("Decoded")
 BASE = "scene"  # name of what an earlier run left, among those to align
 
 
@@ -292,7 +290,9 @@ class GaussianFusion(Strategy):
             upload = self._decoded(vehicle, upload_of, answer, self.plan[vehicle], self.config.acceptance)
             if isinstance(upload, Loss):
                 self._losses.append(upload)
-            elif upload is not None and len(upload.gaussians):
+            elif upload is not None and not len(upload.gaussians):
+                self._losses.append(Loss(vehicle, Cause.VALUES, "sent no Gaussian"))
+            elif upload is not None:
                 self.state.parts[vehicle] = upload.gaussians
                 accepted.append(vehicle)
         return accepted, {}
@@ -309,7 +309,7 @@ class GaussianFusion(Strategy):
                 if other in self._named.get(vehicle, ()) and plausible(link, self.plan[vehicle].centre_m):
                     links.append(link)
         if self.state.round == 1:
-            self.state.world_from = self._placed(links)
+            self.state.world_from = placed_beside(BASE, self.plan, sorted(self.state.parts), links)
         else:
             for link in links:  # where the vehicle sees its neighbours, taken off where it is believed to be
                 self.state.world_from[link.a] = self.state.world_from[link.a] @ link.a_from_b.inverse()
@@ -337,21 +337,6 @@ class GaussianFusion(Strategy):
         else:
             state.scene = fused_in_cloud(scene, plan, config)
         return dropped
-
-    def _placed(self, links: list[Link]) -> dict[str, Sim3]:
-        """World from each vehicle's. To an earlier scene those that see it are tied, others through them."""
-        vehicles = sorted(self.state.parts)
-        to_base = {link.a: link.a_from_b.inverse() for link in links if link.b == BASE}
-        between = [link for link in links if link.b != BASE]
-        if not to_base:
-            return placed_vehicles(self.plan, vehicles, between)
-        first = next(iter(to_base))
-        tied = [Link(first, n, to_base[first].inverse() @ pose, 1, 1, 1) for n, pose in to_base.items() if n != first]
-        every = [*between, *tied]
-        (group,) = (names for names in joined(vehicles, [(link.a, link.b) for link in every]) if first in names)
-        relative = placed_vehicles(self.plan, group, every)
-        there = {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
-        return there | placed_vehicles(self.plan, sorted(set(vehicles) - set(group)), between)
 
     def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
         state, config = self.state, self.config
@@ -422,45 +407,3 @@ class GaussianFusion(Strategy):
         report = evaluate_report(self.state.round, rows, tuple(losses), self.plan)
         self._on_evaluate(report)
         return MetricRecord(dict(report.metrics))
-
-
-def decoded(losses: list[Loss], vehicle: str, decode: Callable[..., Decoded], *content: object) -> Decoded | None:
-    """What `decode` makes of something a vehicle sent; None if it makes nothing of it, which is added to the losses."""
-    try:
-        return decode(*content)
-    except (MessageError, ValueError, TypeError) as error:
-        losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
-        return None
-
-
-def evaluate_report(
-    round_number: int, rows: Mapping[str, EvaluateReply], losses: tuple[Loss, ...], plan: Plan
-) -> EvaluateReport:
-    """What vehicles measured, averaged over their images, those near borders among themselves."""
-    by_rsu: dict[str, list[EvaluateReply]] = {}
-    for vehicle, row in sorted(rows.items()):
-        by_rsu.setdefault(plan[vehicle].rsu, []).append(row)
-    return EvaluateReport(
-        round=round_number,
-        cloud_round=round_number,
-        vehicle_metrics={vehicle: dict(row.metrics) for vehicle, row in sorted(rows.items())},
-        rsu_metrics={rsu: mean_metrics(group) for rsu, group in by_rsu.items()},
-        metrics=mean_metrics([rows[vehicle] for vehicle in sorted(rows)]),
-        losses=losses,
-    )
-
-
-def mean_metrics(rows: Iterable[EvaluateReply]) -> dict[str, float]:
-    """Means weighted by images; of border images by their own number, which is summed."""
-    rows = list(rows)
-    border = [(row.metrics, _count(row.metrics.get("border-views", 0.0), row.num_examples)) for row in rows]
-    means = weighted_metrics([(row.metrics, max(row.num_examples, 0)) for row in rows])
-    means.pop("border-psnr-db", None)
-    means["border-views"] = float(sum(count for _, count in border))
-    found = weighted_metrics([(m, count) for m, count in border if "border-psnr-db" in m]).get("border-psnr-db")
-    return means if found is None else {**means, "border-psnr-db": found}
-
-
-def _count(claimed: float, most: int) -> int:
-    """A number of images that a vehicle claims, as far as it can be."""
-    return round(min(max(claimed, 0), most)) if math.isfinite(claimed) else 0

@@ -16,6 +16,7 @@ from recon.plan import Plan
 from recon.pose_graph import Edge, solve
 
 FURTHEST: Final = (0.3, 15.0, 5.0)  # log of scale, degrees and metres that an alignment may differ from the seed
+FARTHEST_M: Final = 1e6  # of any translation; beyond it squares overflow
 BETTER: Final = 1.02  # a loss may rise by this factor
 TYPICAL_LOSS: Final = 0.06  # that a good alignment leaves
 SIGMA_RAD, SIGMA_LOG_SCALE, SIGMA_M = 0.003, 0.003, 0.03  # of one that leaves it
@@ -36,6 +37,8 @@ class Link:
 def plausible(link: Link, centre_m: Float[ndarray, "3"]) -> bool:
     """Whether it improves what it should, and is no farther from the seed (the identity) than positioning errs."""
     log_scale, degrees, metres = FURTHEST
+    if np.abs(link.a_from_b.translation_m).max() > FARTHEST_M:
+        return False
     cosine = np.clip((np.trace(link.a_from_b.rotation) - 1) / 2, -1, 1)
     moved_m = np.linalg.norm(link.a_from_b.apply(centre_m[None])[0] - centre_m)
     near = abs(np.log(link.a_from_b.scale)) <= log_scale and np.degrees(np.arccos(cosine)) <= degrees
@@ -72,6 +75,28 @@ def placed_vehicles(plan: Plan, vehicles: Sequence[str], links: Sequence[Link]) 
         anchors = [name for name in members if name in right] or members[:1]
         world_from |= _laid_out(members, [edge for edge in between if edge.a in members], plan, anchors)
     return {vehicle: world_from[group_of[vehicle]] @ in_group[vehicle] for vehicle in sorted(here)}
+
+
+def placed_beside(base: str, plan: Plan, vehicles: Sequence[str], links: Sequence[Link]) -> dict[str, Sim3]:
+    """`placed_vehicles` where there may be an earlier scene, whose world is that of all.
+
+    Vehicles that see it are tied to it, others through them. What nothing joins to them is placed by itself.
+
+    Args:
+        base: name of the earlier scene among the links.
+        plan, vehicles, links: see `placed_vehicles`.
+    """
+    to_base = {link.a: link.a_from_b.inverse() for link in links if link.b == base}
+    between = [link for link in links if link.b != base]
+    if not to_base:
+        return placed_vehicles(plan, vehicles, between)
+    first = next(iter(to_base))
+    tied = [Link(first, n, to_base[first].inverse() @ pose, 1, 1, 1) for n, pose in to_base.items() if n != first]
+    every = [*between, *tied]
+    (group,) = (names for names in joined(vehicles, [(link.a, link.b) for link in every]) if first in names)
+    relative = placed_vehicles(plan, group, every)
+    there = {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
+    return there | placed_vehicles(plan, sorted(set(vehicles) - set(group)), between)
 
 
 def joined(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:

@@ -162,7 +162,7 @@ def _where(free: Bool[Tensor, "n"], moved: Gaussians, fixed: Gaussians) -> Gauss
     def pick(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(free.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    old = fixed.tensors()
+    old = fixed.with_degree(moved.degree).tensors()
     return Gaussians(**{name: pick(new, old[name]) for name, new in moved.tensors().items()})
 
 

@@ -28,6 +28,7 @@ CAUSES: Final = {
     Refused.BYTES: Cause.BUDGET,
 }
 PART: Final = "part/"
+DEGREE: Final = 0  # of harmonics that vehicles are asked for; more would swell the scene of all
 MOST_LENGTH: Final = 50.0  # of an update, whoever else sent one
 MOST_GROWTH: Final = 10.0  # length of an update, over the median of all
 MOST_VISIBILITY: Final = 4.0  # total that a vehicle may claim, over the median of all
@@ -50,7 +51,7 @@ def upload_of(reply: TrainReply, stretch: Stretch, config: AcceptanceConfig | No
         decoded = decode_fit_reply(reply)
         wrong = refusal(decoded.gaussians, budget, config or AcceptanceConfig())
         if wrong is None:
-            return decoded
+            return replace(decoded, gaussians=decoded.gaussians.with_degree(DEGREE))
     return Loss(stretch.vehicle, CAUSES.get(wrong.cause, Cause.VALUES), wrong.sentence)
 
 

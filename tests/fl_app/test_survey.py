@@ -236,7 +236,6 @@ def test_what_cannot_be_surveyed_is_named(changed: dict, words: str) -> None:
         make_survey(replace(TINY, **changed))
 
 
-@pytest.mark.xfail(strict=True, reason="the mean of no place, then 'Sim3 ... NaN': a warning and an unclear error")
 def test_a_vehicle_whose_only_frames_are_held_back_is_named() -> None:
     with pytest.raises(DataError, match="vehicle"):
         make_survey(replace(TINY, vehicles=6, holdout=2, overlap_m=1.0))

@@ -579,12 +579,7 @@ def test_who_fails_to_align_stays_where_others_find_it() -> None:
     assert driven.rounds[2].wanted == 4
 
 
-BEYOND_MEASURE = pytest.param(
-    *(4, 1e308), marks=pytest.mark.xfail(strict=True, reason="squares overflow in `plausible`, which numpy warns of")
-)
-
-
-@pytest.mark.parametrize(("place", "value"), [(4, 9.0), BEYOND_MEASURE, (7, 2.0), (7, 1e-300), (10, 0.0)])
+@pytest.mark.parametrize(("place", "value"), [(4, 9.0), (4, 1e308), (7, 2.0), (7, 1e-300), (10, 0.0)])
 def test_alignments_that_cannot_be_right_are_left_out(place: int, value: float) -> None:
     """Nine metres off, beyond all measure, twice or nothing of the size, seen by no image."""
 
@@ -756,7 +751,6 @@ def few_in_colour(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"part/{name}": tensor.numpy() for name, tensor in Gaussians(**fields).with_degree(3).tensors().items()}
 
 
-@pytest.mark.xfail(strict=True, reason="one upload of degree 3 makes all Gaussians of the scene so")
 def test_one_vehicles_harmonics_do_not_swell_the_scene_of_all() -> None:
     driven = Driven()
     driven.grid.behaviour[3, TRAIN] = only(FIT, with_arrays(few_in_colour))
@@ -765,7 +759,6 @@ def test_one_vehicles_harmonics_do_not_swell_the_scene_of_all() -> None:
     assert held <= 4 * 40 * 14 * 4  # budgets of all four
 
 
-@pytest.mark.xfail(strict=True, reason="an upload without rows is neither accepted nor counted")
 def test_who_sends_no_gaussian_is_counted() -> None:
     driven = Driven()
     driven.grid.behaviour[3, TRAIN] = only(FIT, with_arrays(lambda arrays: {n: v[:0] for n, v in arrays.items()}))
@@ -965,7 +958,6 @@ def test_when_nothing_new_is_accepted_the_old_scene_is_still_there() -> None:
     assert bits(driven.state.base) == bits(base)
 
 
-@pytest.mark.xfail(strict=True, reason="where degrees differ, fixed rows get band 0 in all bands")
 def test_harmonics_of_an_added_region_leave_the_old_one_alone() -> None:
     base, driven = added()
     base["north"].sh.fill_(0.7)  # a light grey; the strategy holds the same
