@@ -22,7 +22,8 @@ from recon.evaluate import ViewScore, gains_between, mean_scores
 from recon.fit import WEIGHTS, FitConfig
 from recon.gaussians import Gaussians
 from recon.initial import SOURCES
-from recon.memory import IMAGE_SHARE, plan_memory, ply_bytes
+from recon.memory import MANY_VIEWS = 100  # from which on one image shows a small part of what is fitted
+IMAGE_SHARE, plan_memory, ply_bytes
 from recon.metrics import lpips
 from recon.ply import write_ply
 from recon.render.build import KernelUnavailableError, load_kernel
@@ -78,6 +79,7 @@ def fit_command(
         config = FitConfig(steps, cap, degree, seed, replace(WEIGHTS, depth=depth_weight))
         cache_bytes = 1 << 30 if memory_mb is None else round(IMAGE_SHARE * _positive("--memory-mb", memory_mb) * 1e6)
         scene = open_scene(data, selection, cache_bytes // 2)
+        config = replace(config, visible_only=len(scene.train) >= MANY_VIEWS)
         config = _within(config, scene, max_mb, memory_mb)
         for line in (*scene.missing, *_slow_because(device)):
             say(f"note: {line}")

@@ -20,8 +20,8 @@ class SceneFields(BaseModel):
     misplaced: float = Field(1.0, ge=0)
     anchors: Literal[*ANCHORS] = "rsu"  # type: ignore[valid-type]
     fit_steps: float = Field(22.0, gt=0)
-    align_rounds: int = Field(3, ge=1)
-    refine_rounds: int = Field(4, ge=0)
+    align_rounds: int = Field(2, ge=1)
+    refine_rounds: int = Field(6, ge=0)
     refine_steps: float = Field(4.0, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     block_weighting: bool = False

@@ -40,8 +40,8 @@ class FusionConfig:
     """
 
     fit_steps: float = 22.0
-    align_rounds: int = 3
-    refine_rounds: int = 4
+    align_rounds: int = 2
+    refine_rounds: int = 6
     refine_steps: float = 4.0
     refine_step: float = 1.5
     pace: float = 0.8
