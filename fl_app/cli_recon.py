@@ -22,14 +22,14 @@ from recon.evaluate import ViewScore, gains_between, mean_scores
 from recon.fit import WEIGHTS, FitConfig
 from recon.gaussians import Gaussians
 from recon.initial import SOURCES
-from recon.memory import MANY_VIEWS = 100  # from which on one image shows a small part of what is fitted
-IMAGE_SHARE, plan_memory, ply_bytes
+from recon.memory import IMAGE_SHARE, plan_memory, ply_bytes
 from recon.metrics import lpips
 from recon.ply import write_ply
 from recon.render.build import KernelUnavailableError, load_kernel
 from recon.spz import write_spz
 from recon.views import Views
 
+MANY_VIEWS = 100  # from which on one image shows a small part of what is fitted
 recon_app = typer.Typer(help="Streets as 3D Gaussians: fit, judge, render, view.", no_args_is_help=True)
 recon_app.command()(render)
 recon_app.command()(view)
