@@ -59,7 +59,7 @@ from strategies.gaussian_state import FusionState
 
 SEEDS = (31, 32, 33)
 FULL = SurveyRequest(size_px=(192, 256))
-QUICK = SurveyRequest(size_px=(112, 160), part=0.5, vehicles=6, gaussians_per_view=150)
+QUICK = SurveyRequest(size_px=(112, 160), part=1 / 3, vehicles=5, gaussians_per_view=150)
 POISON_PX = (128, 192)
 KEPT = 0.8  # of the uploads, after borders are trimmed: what the centralised fit may have
 KITTI = SurveyRequest(size_px=(160, 480), rsus=2, vehicles=2, speed_ratio=1.0, gaussians_per_view=1500, anchors="first")
@@ -323,13 +323,14 @@ def main() -> None:
         poison = pool.submit(poison_facts, attacked, replace(config, refine_rounds=rounds))
         for request, theirs, mine in zip(requests, central, ours, strict=True):
             found, measured = mine.result()
-            rows += [*found, {"seed": request.seed, **theirs.result().row("centralised")}]
+            street = [*found, {"seed": request.seed, **theirs.result().row("centralised")}]
+            harness.print_table(f"street {request.seed}", street)
+            rows += street
             facts.append(measured)
         adding = [] if arguments.quick else list(pool.map(adding_row, ADDED_TO))
         poisoned = poison.result()
         recorded = None if arguments.quick else recorded_rows(pool)
     harness.write_csv(arguments.out / "federated_recon.csv", rows)
-    harness.print_table("held-out images", rows)
     harness.print_table("federation", [{"seed": s, **f} for s, f in zip(seeds, facts, strict=True)])
     harness.print_table("one vehicle poisoned", [poisoned])
     if recorded:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -203,6 +203,7 @@ ClusterValue = Callable[[Sequence[Int[ndarray, "_"]]], Float[ndarray, "c"]]
 the union of the members' fields of view covers. A user more in a cluster never lowers its value."""
 
 
+@runtime_checkable
 class OffloadPolicy(Protocol):
     """A rule that assigns; its settings and seed are its own fields."""
 

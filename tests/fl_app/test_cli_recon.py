@@ -398,6 +398,7 @@ def test_ctrl_c_twice_ends_at_once(original: Path, tmp_path: Path, monkeypatch: 
     def twice() -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # two at once count as one
         time.sleep(5)  # the second one ends this
 
     before = signal.getsignal(signal.SIGINT)
