@@ -59,7 +59,7 @@ from strategies.gaussian_state import FusionState
 
 SEEDS = (31, 32, 33)
 FULL = SurveyRequest(size_px=(192, 256))
-QUICK = SurveyRequest(size_px=(112, 160), part=1 / 3, vehicles=5, gaussians_per_view=150)
+QUICK = SurveyRequest(size_px=(112, 160), part=0.5, vehicles=6, gaussians_per_view=150)
 POISON_PX = (128, 192)
 KEPT = 0.8  # of the uploads, after borders are trimmed: what the centralised fit may have
 KITTI = SurveyRequest(size_px=(160, 480), rsus=2, vehicles=2, speed_ratio=1.0, gaussians_per_view=1500, anchors="first")
