@@ -380,6 +380,15 @@ def fail() -> None:
     raise RuntimeError("the machine is switched off")
 
 
+@pytest.fixture
+def ctrl_c_as_usual() -> Iterator[None]:
+    """Whatever tests before this one left behind, Ctrl-C interrupts, as it does where a command begins."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_as_usual")
 def test_ctrl_c_in_process(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, whole, before = tmp_path / "parts.ply", tmp_path / "whole.ply", signal.getsignal(signal.SIGINT)
     done("fit", original, "-o", whole, *OPTIONS)
@@ -394,6 +403,7 @@ def test_ctrl_c_in_process(original: Path, tmp_path: Path, monkeypatch: pytest.M
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.usefixtures("ctrl_c_as_usual")
 def test_ctrl_c_twice_ends_at_once(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice() -> None:
         for _ in range(2):
