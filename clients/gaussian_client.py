@@ -5,12 +5,13 @@ It keeps nothing from one message to the next but its images: what it must know,
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from numpy import ndarray
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from clients.gaussian_messages import (
     ALL,
     FIT,
     JOB,
+    LIDAR,
+    NO_LANDMARKS,
     REFINE,
     AlignReply,
     AlignRequest,
@@ -44,14 +47,17 @@ from recon.evaluate import gains_between, mean_scores, observed_gains, score
 from recon.fit import FitConfig, fit, start
 from recon.gaussians import Gaussians
 from recon.initial import initial_points
+from recon.landmarks import landmarks, surface_map
 from recon.merge import trim
 from recon.objective import LossWeights, render_view
 from recon.refine import REFINE_WEIGHTS, Update, local_update
 from recon.region import waypoint_region, widened
+from recon.register import register
 from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
 
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
+NEAR_SHARE: Final = 0.95  # see `initial_points`: fits of a stretch are short
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
 
@@ -120,11 +126,12 @@ class GaussianClient:
         raise MessageError(f"no such job: {job!r}; known are {FIT}, {ALIGN} and {REFINE}")
 
     def fit(self, request: FitRequest) -> FitReply:
-        """Fit Gaussians to the vehicle's images, and send those in its region and the margin around it."""
+        """Fit Gaussians to the vehicle's images; send landmarks, and those in its region and the margin around it."""
         began_s = time.thread_time()
         config = FitConfig(request.steps, request.max_gaussians, seed=request.seed, weights=REFINE_WEIGHTS)
         frames = list(self.frames.train)
-        points = initial_points(frames, config.start_points, seed=request.seed, ignore=self.frames.ignore)
+        options: dict[str, Any] = {"seed": request.seed, "ignore": self.frames.ignore, "near_share": NEAR_SHARE}
+        points = initial_points(frames, config.start_points, **options)
         state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)
         fit(state, config, self.learned)
         fitted = state.gaussians.detach()
@@ -133,10 +140,17 @@ class GaussianClient:
             region = waypoint_region(request.own_m, request.others_m)
             kept = trim(fitted, widened(region, request.margin_m), 0.0)
         metrics = {"fit-cpu-s": time.thread_time() - began_s, "gaussians-fitted": len(fitted)}
-        return FitReply(kept, len(self.learned), {**metrics, "gaussians-sent": len(kept)})
+        return FitReply(kept, len(self.learned), {**metrics, "gaussians-sent": len(kept)}, self._landmarks(request))
+
+    def _landmarks(self, request: FitRequest) -> Float32[ndarray, "k 3"]:
+        """In the vehicle's world."""
+        if not request.landmarks:
+            return NO_LANDMARKS
+        found_m = landmarks(self.frames.train, count=request.landmarks, seed=request.seed, ignore=self.frames.ignore)
+        return self.frames.own_from_data.apply(found_m.astype(np.float64)).astype(np.float32)
 
     def align(self, request: AlignRequest) -> AlignReply:
-        """Find where others' Gaussians lie, by the images that show them."""
+        """Find where others lie: their Gaussians by the images that show them, their landmarks by the own LiDAR."""
         began_s = time.thread_time()
         views = {name: showing(other, self.learned) for name, other in sorted(request.others.items())}
         if request.together:
@@ -145,7 +159,21 @@ class GaussianClient:
             found = {ALL: aligned(together, seen)} if seen else {}
         else:
             found = {name: aligned(request.others[name], chosen) for name, chosen in views.items() if chosen}
+        found |= self._felt(request.landmarks)
         return AlignReply(found, {"align-cpu-s": time.thread_time() - began_s})
+
+    def _felt(self, others: Mapping[str, Float32[ndarray, "_ 3"]]) -> dict[str, Found]:
+        """Where others' landmarks lie on the surfaces that this vehicle's LiDAR saw, of those that it saw."""
+        surface = surface_map(self.frames.train) if others else None
+        if surface is None:
+            return {}
+        own = surface.transformed(self.frames.own_from_data)
+        felt = {name: register(points_m.astype(np.float64), own) for name, points_m in sorted(others.items())}
+        return {
+            name: Found(one.map_from_points, one.before_m, one.after_m, one.matched, LIDAR)
+            for name, one in felt.items()
+            if one is not None
+        }
 
     def refine(self, request: RefineRequest) -> RefineReply:
         """Some steps from the scene of all, at the vehicle's own images."""

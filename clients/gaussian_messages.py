@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor
 
@@ -24,8 +24,12 @@ from recon.refine import Update
 FIT, ALIGN, REFINE, JUDGE = "fit", "align", "refine", "judge"
 JOB: Final = "job"
 ALL: Final = "all"
-WHOLE: Final = ("steps", "max-gaussians", "seed", "round-number")
+WHOLE: Final = ("steps", "max-gaussians", "seed", "round-number", "landmarks")
 FIELDS: Final = ("means", "quats", "log_scales", "logit_opacities", "sh")
+IMAGES, LIDAR = "images", "lidar"
+FOUND: Final = {IMAGES: "found:", LIDAR: "felt:"}  # before the names of arrays
+MARKS: Final = "landmarks"
+NO_LANDMARKS: Final = np.zeros((0, 3), np.float32)
 Metrics = Mapping[str, float]
 
 
@@ -39,6 +43,7 @@ class FitRequest:
         max_gaussians: budget.
         margin_m: what lies farther outside the region than this is not to be sent; infinity sends all.
         seed: of the fit.
+        landmarks: the most points on surfaces that are wanted, see `recon.landmarks`; 0 wants none.
     """
 
     own_m: Float[ndarray, "k 2"]
@@ -47,28 +52,39 @@ class FitRequest:
     max_gaussians: int
     margin_m: float
     seed: int
+    landmarks: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class FitReply:
-    """Gaussians in the vehicle's own world, the number of images behind them, and what was measured."""
+    """What a vehicle has of its stretch, in its own world.
+
+    Args:
+        gaussians: that it fitted.
+        views: images behind them.
+        metrics: what was measured.
+        landmarks: see `recon.landmarks`; none without LiDAR.
+    """
 
     gaussians: Gaussians
     views: int
     metrics: Metrics = field(default_factory=dict)
+    landmarks: Float32[ndarray, "k 3"] = field(default_factory=lambda: NO_LANDMARKS)
 
 
 @dataclass(frozen=True, eq=False)
 class AlignRequest:
-    """Say where others' Gaussians lie in your own world.
+    """Say where others' Gaussians or landmarks lie in your own world.
 
     Args:
-        others: by name, in the worlds of their owners; if together, all in one world.
+        others: Gaussians by name, in the worlds of their owners; if together, all in one world.
         together: whether to look for one similarity of all of them, `ALL`.
+        landmarks: of others by name, in the worlds of their owners.
     """
 
     others: Mapping[str, Gaussians]
     together: bool = False
+    landmarks: Mapping[str, Float32[ndarray, "_ 3"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +93,16 @@ class Found:
 
     Args:
         own_from_other: the similarity.
-        before, after: loss at the start, and with the similarity.
-        views: images that showed the other's Gaussians.
+        before, after: loss at the start, and with the similarity; by LiDAR, mean distance from surfaces in metres.
+        views: images that showed the other's Gaussians; by LiDAR, landmarks that lie on a surface.
+        by: `IMAGES` or `LIDAR`.
     """
 
     own_from_other: Sim3
     before: float
     after: float
     views: int
+    by: str = IMAGES
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,24 +209,27 @@ def encode_fit(request: FitRequest) -> TrainRequest:
     """As a message's content."""
     arrays = {"own": np.asarray(request.own_m, np.float64), "others": np.asarray(request.others_m, np.float64)}
     numbers = {"steps": request.steps, "max-gaussians": request.max_gaussians, "seed": request.seed}
-    return TrainRequest(arrays, {JOB: FIT, "margin-m": request.margin_m, **numbers})
+    return TrainRequest(arrays, {JOB: FIT, "margin-m": request.margin_m, MARKS: request.landmarks, **numbers})
 
 
 def decode_fit(request: TrainRequest) -> FitRequest:
     """Inverse of `encode_fit`; raises MessageError."""
-    numbers = [_number(request, name) for name in ("steps", "max-gaussians", "margin-m", "seed")]
-    steps, most, margin_m, seed = numbers
-    return FitRequest(_array(request, "own"), _array(request, "others"), int(steps), int(most), margin_m, int(seed))
+    numbers = [_number(request, name) for name in ("steps", "max-gaussians", "margin-m", "seed", MARKS)]
+    steps, most, margin_m, seed, marks = numbers
+    places = (_array(request, "own"), _array(request, "others"))
+    return FitRequest(*places, int(steps), int(most), margin_m, int(seed), int(marks))
 
 
 def encode_fit_reply(reply: FitReply) -> TrainReply:
     """As a message's content."""
-    return TrainReply(pack_gaussians(reply.gaussians, "part"), reply.views, reply.metrics)
+    marks: Arrays = {MARKS: reply.landmarks} if len(reply.landmarks) else {}
+    return TrainReply(pack_gaussians(reply.gaussians, "part") | marks, reply.views, reply.metrics)
 
 
 def decode_fit_reply(reply: TrainReply) -> FitReply:
     """Inverse of `encode_fit_reply`; raises MessageError."""
-    return FitReply(unpack_gaussians(reply.arrays, "part"), reply.num_examples, reply.metrics)
+    marks = _points(reply.arrays.get(MARKS, NO_LANDMARKS))
+    return FitReply(unpack_gaussians(reply.arrays, "part"), reply.num_examples, reply.metrics, marks)
 
 
 def encode_align(request: AlignRequest) -> TrainRequest:
@@ -216,6 +237,7 @@ def encode_align(request: AlignRequest) -> TrainRequest:
     arrays: Arrays = {}
     for name, gaussians in request.others.items():
         arrays |= pack_gaussians(gaussians, f"other:{name}")
+    arrays |= {f"{MARKS}:{name}": points for name, points in request.landmarks.items()}
     return TrainRequest(arrays, {JOB: ALIGN, "together": request.together})
 
 
@@ -225,13 +247,17 @@ def decode_align(request: TrainRequest) -> AlignRequest:
         {key.rpartition("/")[0].removeprefix("other:") for key in request.arrays if key.startswith("other:")}
     )
     others = {name: unpack_gaussians(request.arrays, f"other:{name}") for name in names}
-    return AlignRequest(others, bool(request.config.get("together", False)))
+    start = f"{MARKS}:"
+    marks = {k.removeprefix(start): _points(v) for k, v in sorted(request.arrays.items()) if k.startswith(start)}
+    return AlignRequest(others, bool(request.config.get("together", False)), marks)
 
 
 def encode_align_reply(reply: AlignReply) -> TrainReply:
     """As a message's content."""
     arrays = {
-        f"found:{name}": np.concatenate([pack_sim3(found.own_from_other), [found.before, found.after, found.views]])
+        FOUND[found.by] + name: np.concatenate(
+            [pack_sim3(found.own_from_other), [found.before, found.after, found.views]]
+        )
         for name, found in reply.found.items()
     }
     return TrainReply(arrays, 1, reply.metrics)
@@ -241,11 +267,11 @@ def decode_align_reply(reply: TrainReply) -> AlignReply:
     """Inverse of `encode_align_reply`; raises MessageError."""
     found = {}
     for key, numbers in reply.arrays.items():
-        good = key.startswith("found:") and numbers.shape == (11,) and numbers.dtype.kind == "f"
-        if not good or not np.isfinite(numbers).all():
+        by = next((by for by, start in FOUND.items() if key.startswith(start)), None)
+        if by is None or numbers.shape != (11,) or numbers.dtype.kind != "f" or not np.isfinite(numbers).all():
             raise MessageError(f"a reply to align holds eleven finite numbers a party, not {key} {numbers.shape}")
         before, after, views = (float(number) for number in numbers[8:])
-        found[key.removeprefix("found:")] = Found(unpack_sim3(numbers[:8]), before, after, int(views))
+        found[key.removeprefix(FOUND[by])] = Found(unpack_sim3(numbers[:8]), before, after, int(views), by)
     return AlignReply(found, reply.metrics)
 
 
@@ -340,6 +366,12 @@ def _array(request: TrainRequest, name: str) -> ndarray:
     if name not in request.arrays:
         raise MessageError(f"a {request.config.get(JOB)} request lacks the array {name!r}")
     return request.arrays[name]
+
+
+def _points(values: ndarray) -> Float32[ndarray, "k 3"]:
+    if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != 3:
+        raise MessageError(f"landmarks travel as float32 [k, 3], got {values.dtype} {list(values.shape)}")
+    return np.array(values)
 
 
 def _tensor(values: ndarray) -> Tensor:

@@ -140,6 +140,7 @@ class RunConfig(SceneFields):
             refine_steps=self.refine_steps,
             momentum=self.momentum,
             block_weighting=self.block_weighting,
+            landmarks=self.landmarks,
             margin_m=self.margin_m,
             sight_m=self.sight_m,
             vehicles=len(active),

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from fl_app.survey import ANCHORS
+from recon.landmarks import LANDMARKS
 
 
 class SceneFields(BaseModel):
@@ -21,6 +22,7 @@ class SceneFields(BaseModel):
     anchors: Literal[*ANCHORS] = "rsu"  # type: ignore[valid-type]
     fit_steps: float = Field(22.0, gt=0)
     align_rounds: int = Field(2, ge=1)
+    landmarks: int = Field(LANDMARKS, ge=0)
     refine_rounds: int = Field(6, ge=0)
     refine_steps: float = Field(4.0, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)

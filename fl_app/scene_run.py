@@ -28,7 +28,7 @@ from recon.spz import write_spz
 from strategies.gaussian_fusion import GaussianFusion
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import whole
-from strategies.gaussian_state import FusionState
+from strategies.gaussian_state import BASE, FusionState
 from strategies.report import EvaluateReport
 
 logger = logging.getLogger("convoy")
@@ -155,7 +155,7 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
 def open_run(config: RunConfig) -> SceneRun:
     """Check and open everything before any work starts; whatever is wrong leaves no run behind."""
     saved = checkpoint.load_arrays(Path(config.resume)) if config.resume else None
-    state = FusionState.restore(saved.arrays, saved.counters) if saved else FusionState(base=base_of(config))
+    state = FusionState.restore(saved.arrays, saved.counters) if saved else begun(config)
     output_dir = Path(config.output_dir)
     uri = config.tracking_uri or default_uri(output_dir)
     check_reachable(uri)
@@ -172,21 +172,22 @@ def open_run(config: RunConfig) -> SceneRun:
     return SceneRun(config, folder, survey, state, history, tracker, began_s)
 
 
-def base_of(config: RunConfig) -> dict:
-    """The scene of an earlier run that this one adds to, by RSU; empty without one.
+def begun(config: RunConfig) -> FusionState:
+    """Before the first round: with the scene of an earlier run and its landmarks, if this one adds to one.
 
     Raises:
         CheckpointError: there is no such run.
         DataError: it has no scene, or has the regions already.
     """
     if not config.add_to:
-        return {}
+        return FusionState()
     saved = checkpoint.load_arrays(Path(config.add_to))
-    scene = FusionState.restore(saved.arrays, saved.counters).scene
+    earlier = FusionState.restore(saved.arrays, saved.counters)
+    scene, marks = earlier.scene, earlier.all_landmarks()
     there = sorted(set(scene) & set(config.regions_wanted)) if config.regions_wanted else sorted(scene)
     if not scene or there:
         raise DataError(f"add-to: {config.add_to} {'has ' + ', '.join(there) if scene else 'has no scene yet'}")
-    return scene
+    return FusionState(base=scene, landmarks={BASE: marks} if len(marks) else {})
 
 
 def close(run: SceneRun, status: str) -> None:

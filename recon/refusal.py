@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
@@ -171,6 +171,20 @@ def refusal(
         if bad := _count(~np.isfinite(column)):
             return Refusal(Cause.NOT_FINITE, f"{name} holds NaN or infinity in {bad} rows; leave these out")
     return _insane(values, config)
+
+
+def landmarks_refusal(points_m: Float[ndarray, "k 3"], config: AcceptanceConfig) -> Refusal | None:
+    """Why landmarks are not taken, or None: not finite, or too far away.
+
+    Args:
+        points_m: as they were sent.
+        config: limits of values.
+    """
+    if bad := _count(~np.isfinite(points_m)):
+        return Refusal(Cause.NOT_FINITE, f"landmarks hold NaN or infinity in {bad} rows; leave these out")
+    if bad := _count(np.abs(points_m - np.array(config.centre_m)) > config.farthest_m):
+        return Refusal(Cause.POSITION, f"{bad} landmarks lie beyond {config.farthest_m:g} m from the centre")
+    return None
 
 
 def _insane(values: Mapping[str, ndarray], config: AcceptanceConfig) -> Refusal | None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from recon.landmarks import LANDMARKS
 from recon.merge import Duplicates
 from recon.refusal import AcceptanceConfig
 
@@ -13,7 +14,8 @@ class FusionConfig:
 
     Args:
         fit_steps: of a vehicle's own fit, per view.
-        align_rounds: the first pair by pair, the others each vehicle to all its neighbours at once.
+        align_rounds: the first pair by pair; in the others each vehicle that no LiDAR ties to another looks at all its
+            neighbours at once.
         refine_rounds: after the merge.
         refine_steps: of each round, per view.
         refine_step: how far the scene goes along the mean update, see `recon.refine.combined`.
@@ -26,6 +28,8 @@ class FusionConfig:
         sight_m: how far from a vehicle's waypoints the scene is sent to it.
         near_m: vehicles whose waypoints come so near are aligned to each other.
         align_margin_m: by what lies within their regions, and so far beyond.
+        landmarks: that a vehicle with LiDAR sends to be found by others' LiDAR; 0 aligns by images alone.
+        felt_near_m: vehicles whose waypoints come so near look for each other's landmarks.
         border_m: views so near to the border of a vehicle's region are judged apart.
         acceptance: what an RSU takes of an upload; None takes all that fits the budget.
         duplicates: see `recon.merge`.
@@ -53,6 +57,8 @@ class FusionConfig:
     sight_m: float = 150.0
     near_m: float = 3.0
     align_margin_m: float = 8.0
+    landmarks: int = LANDMARKS
+    felt_near_m: float = 15.0
     border_m: float = 6.0
     acceptance: AcceptanceConfig | None = field(default_factory=AcceptanceConfig)
     duplicates: Duplicates | None = field(default_factory=Duplicates)
@@ -67,11 +73,11 @@ class FusionConfig:
         if not all(math.isfinite(value) and value > 0 for value in positive):
             raise ValueError(f"steps, pace and distances of a fusion must be positive and finite, got {self}")
         if (
-            self.refine_rounds < 0
-            or min(self.blend_m, self.border_m, self.align_margin_m) < 0
+            min(self.refine_rounds, self.landmarks) < 0
+            or min(self.blend_m, self.border_m, self.align_margin_m, self.felt_near_m) < 0
             or not min(self.margin_m, self.fill) >= 0
         ):
-            raise ValueError(f"rounds, widths, margin and fill of a fusion must not be negative, got {self}")
+            raise ValueError(f"rounds, landmarks, widths, margin and fill of a fusion must not be negative, got {self}")
         if not (0 <= self.momentum < 1 and 0 < self.fraction <= 1 and 0 <= self.quorum <= 1):
             raise ValueError(f"momentum lies in [0, 1), fraction in (0, 1], quorum in [0, 1]; got {self}")
 

@@ -18,10 +18,8 @@ from flwr.serverapp.strategy import Strategy
 
 from clients.gaussian_messages import (
     ALIGN,
-    ALL,
     FIT,
     REFINE,
-    AlignRequest,
     FitRequest,
     JudgeRequest,
     RefineReply,
@@ -44,15 +42,12 @@ from clients.messages import (
     encode_request,
     to_record,
 )
-from geometry import Sim3
 from recon.gaussians import Gaussians
-from recon.merge import trim
 from recon.plan import Plan
-from recon.region import widened
 from strategies.gate import Cause
+from strategies.gaussian_aligning import believed_links, named, pair_requests, place, settle, settling_requests
 from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_judging import decoded, evaluate_report
-from strategies.gaussian_placing import Link, placed_beside, plausible
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import (
     Around,
@@ -75,7 +70,6 @@ from strategies.rsu_round import error_loss, share_of
 
 logger = logging.getLogger("convoy")
 MOST_VIEWS = 1_000_000
-BASE = "scene"  # name of what an earlier run left, among those to align
 
 
 class GaussianFusion(Strategy):
@@ -158,37 +152,17 @@ class GaussianFusion(Strategy):
             stretch = self.plan[vehicle]
             places = (stretch.waypoints_m, self.plan.others_m(vehicle))
             steps = max(1, round(config.fit_steps * stretch.views))
-            request = FitRequest(*places, steps, stretch.max_gaussians, config.margin_m, config.seed)
+            budget, margin_m = stretch.max_gaussians, config.margin_m
+            request = FitRequest(*places, steps, budget, margin_m, config.seed, config.landmarks)
             requests[vehicle] = encode_fit(request)
         return requests
 
     def _align_requests(self) -> dict[str, TrainRequest]:
-        """Pair by pair at first; then all around a vehicle at once, where it is believed to see them."""
-        state, requests, settles = self.state, {}, self.state.round > 1
-        margin_m, self._named = 0.0 if settles else self.config.align_margin_m, {}
-        parts = {n: trim(part, widened(self.plan.region(n), margin_m), 0.0) for n, part in state.parts.items()}
-        for vehicle in sorted(set(parts) & set(self._nodes)):
-            if settles and self.plan[vehicle].surveyed:
-                continue
-            near = [name for name in self.plan.neighbours(vehicle, self.config.near_m) if name in parts]
-            others = {name: parts[name] for name in near} | self._base_near(vehicle)
-            if settles:
-                own_from_world = state.world_from[vehicle].inverse()
-                world_from = {**state.world_from, BASE: Sim3.identity()}
-                others = {n: other.transformed(own_from_world @ world_from[n]) for n, other in others.items()}
-            if others := {name: other for name, other in others.items() if len(other)}:
-                requests[vehicle] = encode_align(AlignRequest(others, together=settles))
-                self._named[vehicle] = {ALL} if settles else set(others)
-        return requests
-
-    def _base_near(self, vehicle: str) -> dict[str, Gaussians]:
-        """What an earlier run left near a vehicle, if anything."""
-        if not self.state.base:
-            return {}
-        waypoints_m = self.plan[vehicle].waypoints_m
-        if not len(around(whole(self.state.base), waypoints_m, self.config.near_m).rows):
-            return {}
-        return {BASE: around(whole(self.state.base), waypoints_m, self.config.sight_m).gaussians}
+        """Pair by pair at first; then those that are left, at all around them at once."""
+        ask = pair_requests if self.state.round == 1 else settling_requests
+        requests = ask(self.state, self.plan, self.config, self._nodes)
+        self._named = {vehicle: named(request) for vehicle, request in requests.items()}
+        return {vehicle: encode_align(request) for vehicle, request in requests.items()}
 
     def _refine_requests(self) -> dict[str, TrainRequest]:
         config, state = self.config, self.state
@@ -287,37 +261,35 @@ class GaussianFusion(Strategy):
     def _close_fit(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
         accepted = []
         for vehicle, answer in sorted(answers.items()):
-            upload = self._decoded(vehicle, upload_of, answer, self.plan[vehicle], self.config.acceptance)
+            limits = (self.config.acceptance, self.config.landmarks)
+            upload = self._decoded(vehicle, upload_of, answer, self.plan[vehicle], *limits)
             if isinstance(upload, Loss):
                 self._losses.append(upload)
             elif upload is not None and not len(upload.gaussians):
                 self._losses.append(Loss(vehicle, Cause.VALUES, "sent no Gaussian"))
             elif upload is not None:
                 self.state.parts[vehicle] = upload.gaussians
+                if len(upload.landmarks):
+                    self.state.landmarks[vehicle] = upload.landmarks
                 accepted.append(vehicle)
         return accepted, {}
 
     def _close_align(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
-        links, accepted = [], []
-        for vehicle, answer in sorted(answers.items()):
-            reply = self._decoded(vehicle, decode_align_reply, answer)
-            if reply is None:
-                continue
-            accepted.append(vehicle)
-            for other, found in reply.found.items():
-                link = Link(vehicle, other, found.own_from_other, found.before, found.after, found.views)
-                if other in self._named.get(vehicle, ()) and plausible(link, self.plan[vehicle].centre_m):
-                    links.append(link)
+        replies = {
+            vehicle: reply
+            for vehicle, answer in sorted(answers.items())
+            if (reply := self._decoded(vehicle, decode_align_reply, answer)) is not None
+        }
+        links = believed_links(replies, self._named, self.plan)
         if self.state.round == 1:
-            self.state.world_from = placed_beside(BASE, self.plan, sorted(self.state.parts), links)
+            place(self.state, self.plan, links)
         else:
-            for link in links:  # where the vehicle sees its neighbours, taken off where it is believed to be
-                self.state.world_from[link.a] = self.state.world_from[link.a] @ link.a_from_b.inverse()
+            settle(self.state, links)
         last = self.state.round == self.config.align_rounds
         dropped = self._merge() if last and self.state.parts else {}
         if last and not self.state.parts:
             self.state.scene = dict(self.state.base)
-        return accepted, {"links": tuple(links), "dropped": dropped}
+        return sorted(replies), {"links": links, "dropped": dropped}
 
     def _merge(self) -> dict[str, int]:
         """Look at what was sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from clients.gaussian_messages import IMAGES, LIDAR
 from geometry import Sim3
 from recon.plan import Plan
 from recon.pose_graph import Edge, solve
@@ -20,11 +21,12 @@ FARTHEST_M: Final = 1e6  # of any translation; beyond it squares overflow
 BETTER: Final = 1.02  # a loss may rise by this factor
 TYPICAL_LOSS: Final = 0.06  # that a good alignment leaves
 SIGMA_RAD, SIGMA_LOG_SCALE, SIGMA_M = 0.003, 0.003, 0.03  # of one that leaves it
+FELT, FELT_M = 0.1, 0.01  # one by LiDAR errs by so much of that, if it leaves such a distance from surfaces
 
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """What vehicle `a` found of the Gaussians of `b`: where b's world lies in a's, and the losses before and after."""
+    """What vehicle `a` found of `b`: where b's world lies in a's, losses before and after; see `Found`."""
 
     a: str
     b: str
@@ -32,6 +34,7 @@ class Link:
     before: float
     after: float
     views: int
+    by: str = IMAGES
 
 
 def plausible(link: Link, centre_m: Float[ndarray, "3"]) -> bool:
@@ -124,7 +127,8 @@ def _edges_between(links: Sequence[Link], group_of: Mapping[str, str], in_group:
 
 def _edge(link: Link, a: str, b: str, a_from_b: Sim3) -> Edge:
     """As uncertain as the loss that was left is large."""
-    times = max(link.after / TYPICAL_LOSS, 0.1) ** 2
+    felt, seen = FELT * max(link.after / FELT_M, 1.0) ** 2, max(link.after / TYPICAL_LOSS, 0.1) ** 2
+    times = felt if link.by == LIDAR else seen
     return Edge(a, b, a_from_b, SIGMA_RAD * times, SIGMA_LOG_SCALE * times, SIGMA_M * times)
 
 

@@ -87,13 +87,19 @@ class Around:
 
 def around(scene: Gaussians, waypoints_m: Float[ndarray, "k 2"], sight_m: float) -> Around:
     """What lies within sight of some waypoints, on the ground plane."""
-    places = torch.as_tensor(np.asarray(waypoints_m)).double()
-    low, high = places.min(dim=0).values - sight_m, places.max(dim=0).values + sight_m
-    ground = scene.means[:, :2].double()
-    rows = torch.nonzero(((ground >= low) & (ground <= high)).all(dim=1))[:, 0]
-    away_m = torch.cdist(ground[rows], places, compute_mode="donot_use_mm_for_euclid_dist")
-    near = away_m.amin(dim=1) <= sight_m
-    return Around(scene.select(rows[near]), rows[near])
+    rows = torch.from_numpy(near_rows(scene.means.detach().numpy(), waypoints_m, sight_m))
+    return Around(scene.select(rows), rows)
+
+
+def near_rows(xyz_m: Float[ndarray, "n 3"], waypoints_m: Float[ndarray, "k 2"], within_m: float) -> Int64[ndarray, "r"]:
+    """Rows of places that lie so near to some waypoints, on the ground plane, in order."""
+    places, ground = np.asarray(waypoints_m, np.float64), xyz_m[:, :2].astype(np.float64)
+    low, high = places.min(axis=0) - within_m, places.max(axis=0) + within_m
+    rows = np.flatnonzero(((ground >= low) & (ground <= high)).all(axis=1))
+    away_m = torch.cdist(
+        torch.from_numpy(ground[rows]), torch.from_numpy(places), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return rows[(away_m.amin(dim=1) <= within_m).numpy()]
 
 
 def moved_by(

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
+from numpy import ndarray
 from torch import Tensor
 
-from clients.gaussian_messages import FIELDS, pack_gaussians, pack_sim3, unpack_gaussians, unpack_sim3
+from clients.gaussian_messages import FIELDS, MARKS, pack_gaussians, pack_sim3, unpack_gaussians, unpack_sim3
 from clients.messages import Arrays
 from geometry import Sim3
 from recon.gaussians import Gaussians
 from strategies.report import Traffic
+
+BASE: Final = "scene"  # name of what an earlier run left, among those to align
 
 
 @dataclass
@@ -23,7 +26,9 @@ class FusionState:
     Args:
         round: rounds done: 1 after the fits, then those of alignment, then those of refinement.
         parts: what vehicles sent, in their own worlds.
+        landmarks: that vehicles sent, in their own worlds; those of an earlier run in that of all, by `BASE`.
         world_from: vehicles' worlds, once they are aligned.
+        tied: vehicles whose place is known by LiDAR.
         scene: by RSU, once it is merged.
         base: regions that an earlier run left, which this one adds to.
         free: which Gaussians may change, by RSU; empty for all.
@@ -35,7 +40,9 @@ class FusionState:
 
     round: int = 0
     parts: dict[str, Gaussians] = field(default_factory=dict)
+    landmarks: dict[str, Float32[ndarray, "_ 3"]] = field(default_factory=dict)
     world_from: dict[str, Sim3] = field(default_factory=dict)
+    tied: list[str] = field(default_factory=list)
     scene: dict[str, Gaussians] = field(default_factory=dict)
     base: dict[str, Gaussians] = field(default_factory=dict)
     free: dict[str, Bool[Tensor, "n"]] = field(default_factory=dict)
@@ -50,12 +57,19 @@ class FusionState:
         for kind in ("parts", "scene", "base", "teacher"):
             for name, gaussians in getattr(self, kind).items():
                 out |= pack_gaussians(gaussians, f"{kind}:{name}")
+        out |= {f"{MARKS}/{name}": points for name, points in self.landmarks.items()}
         return out | {f"free/{name}": mask.numpy() for name, mask in self.free.items()}
 
     def counters(self) -> dict[str, Any]:
         """The rest, as JSON values."""
         traffic = vars(self.traffic)
-        return {"round": self.round, "traffic": traffic, "losses": self.losses, "accepted": self.accepted}
+        kept = {"round": self.round, "traffic": traffic, "losses": self.losses, "accepted": self.accepted}
+        return kept | {"tied": self.tied}
+
+    def all_landmarks(self) -> Float32[ndarray, "_ 3"]:
+        """Of all vehicles and of an earlier run, in the world of all: what a later run aligns to."""
+        own = [self.world_from[n].apply(self.landmarks[n].astype(np.float64)) for n in sorted(self.tied)]
+        return np.concatenate([self.landmarks.get(BASE, np.zeros((0, 3))), *own]).astype(np.float32)
 
     @classmethod
     def restore(cls, arrays: Arrays, counters: Mapping[str, Any]) -> "FusionState":
@@ -76,6 +90,10 @@ class FusionState:
                 for n, v in arrays.items()
                 if n.startswith("free/")
             },
+            landmarks={
+                n.removeprefix(f"{MARKS}/"): np.array(v) for n, v in arrays.items() if n.startswith(f"{MARKS}/")
+            },
+            tied=list(counters["tied"]),
             traffic=Traffic(**counters["traffic"]),
             losses=dict(counters["losses"]),
             accepted=counters["accepted"],

@@ -8,13 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from clients.gaussian_messages import FitReply, RefineReply, decode_fit_reply
+from clients.gaussian_messages import MARKS, NO_LANDMARKS, FitReply, RefineReply, decode_fit_reply
 from clients.messages import TrainReply, count_bytes
 from recon.acceptance import accept, check_views
 from recon.gaussians import Gaussians
 from recon.plan import Stretch
 from recon.refine import Update
-from recon.refusal import AcceptanceConfig, Budget, oversized, refusal
+from recon.refusal import AcceptanceConfig, Budget, Refusal, landmarks_refusal, oversized, refusal
 from recon.refusal import Cause as Refused
 from strategies.gate import Cause
 from strategies.report import Loss
@@ -35,29 +35,36 @@ MOST_VISIBILITY: Final = 4.0  # total that a vehicle may claim, over the median 
 FEWEST: Final = 3  # updates that a median says something of
 
 
-def upload_of(reply: TrainReply, stretch: Stretch, config: AcceptanceConfig | None) -> FitReply | Loss:
+def upload_of(
+    reply: TrainReply, stretch: Stretch, config: AcceptanceConfig | None, landmarks: int = 0
+) -> FitReply | Loss:
     """A vehicle's Gaussians, or why they are not taken. What is beyond the budget is neither decoded nor copied.
+
+    Args:
+        reply: as it came.
+        stretch: of the vehicle.
+        config: limits.
+        landmarks: the most that were asked for.
 
     Raises:
         MessageError: the reply does not keep to the contract.
     """
     budget = Budget.of(stretch.max_gaussians)
+    arrays = {name: values for name, values in reply.arrays.items() if name != MARKS}
     shapes = {
         name.removeprefix(PART) if name.startswith(PART) else f"/{name}": values.shape
-        for name, values in reply.arrays.items()
+        for name, values in arrays.items()
     }
-    wrong = oversized(shapes, count_bytes(reply.arrays), budget)
+    wrong = oversized(shapes, count_bytes(arrays), budget)
+    marks = reply.arrays.get(MARKS, NO_LANDMARKS)
+    if wrong is None and len(marks) > landmarks:
+        wrong = Refusal(Refused.COUNT, f"{len(marks)} landmarks, at most {landmarks} were asked for")
     if wrong is None:
-        decoded = decode_fit_reply(reply)
-        wrong = refusal(decoded.gaussians, budget, config or AcceptanceConfig())
+        decoded, limits = decode_fit_reply(reply), config or AcceptanceConfig()
+        wrong = refusal(decoded.gaussians, budget, limits) or landmarks_refusal(decoded.landmarks, limits)
         if wrong is None:
             return replace(decoded, gaussians=decoded.gaussians.with_degree(DEGREE))
     return Loss(stretch.vehicle, CAUSES.get(wrong.cause, Cause.VALUES), wrong.sentence)
-
-
-def _field(name: str) -> str:
-    """Of an array; what is not of the upload keeps a name that no field has."""
-    return name.removeprefix(PART) if name.startswith(PART) else f"/{name}"
 
 
 def accepted_parts(

@@ -15,6 +15,7 @@ from clients.gaussian_messages import (
     ALL,
     FIELDS,
     JOB,
+    LIDAR,
     AlignRequest,
     FitReply,
     FitRequest,
@@ -197,6 +198,54 @@ def test_all_together_are_one_similarity() -> None:
     reply = client().align(AlignRequest({"b": other.select(east), "c": other.select(~east)}, together=True))
     assert list(reply.found) == [ALL]
     assert error_m(reply.found[ALL].own_from_other, ERROR, other.means.double().numpy()) < 0.005
+
+
+# Find by LiDAR
+
+
+def surfaces_m(seed: int) -> np.ndarray:
+    """A yard: ground, walls on two sides and a gable; points that differ from seed to seed."""
+    rng = np.random.default_rng(seed)
+    ground = np.column_stack([rng.uniform(-9, 9, (9000, 2)), np.zeros(9000)])
+    north = np.column_stack([rng.uniform(-9, 9, 5000), np.full(5000, 9.0), rng.uniform(0, 5, 5000)])
+    east = np.column_stack([np.full(5000, 9.0), rng.uniform(-9, 9, 5000), rng.uniform(0, 5, 5000)])
+    gable = np.column_stack([np.full(2000, -2.0), rng.uniform(6, 9, 2000), rng.uniform(0, 5, 2000)])
+    return np.concatenate([ground, north, east, gable])
+
+
+@functools.cache
+def sensing(seed: int, own_from_data: Sim3 = Sim3.identity()) -> GaussianClient:  # noqa: B008
+    """A vehicle whose LiDAR, at its camera, sees the yard."""
+    camera = Camera(SE3(np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.array([0, -4, 1.5])), 20, 20, 24, 16, 48, 32)
+    there = camera.world_from_cam.inverse().apply(surfaces_m(seed))
+    cloud = np.column_stack([there, np.ones(len(there))]).astype(np.float32)
+    image = np.full((32, 48, 3), 128, np.uint8)
+    seen = [Frame(float(k), camera, image, points_lidar=cloud, lidar_from_cam=SE3.identity()) for k in range(2)]
+    held = VehicleFrames("v", "rsu", seen, (), own_from_data)
+    return GaussianClient(held, held.learned(), [])
+
+
+def test_landmarks_are_found_where_they_lie() -> None:
+    """One vehicle's landmarks in its own world, found in the map of another: own from other, to a centimetre."""
+    marks = sensing(1, ERROR).fit(fit_request(steps=1, landmarks=800)).landmarks
+    assert marks.shape == (800, 3)
+    turned = Sim3(TURN.T, np.array([0.5, -0.3, 0.1]), 0.99)
+    reply = sensing(2, turned).align(AlignRequest({}, landmarks={"b": marks}))
+    found = reply.found["b"]
+    assert found.by == LIDAR
+    assert 400 < found.views <= 800
+    assert found.after < 0.02 < found.before
+    assert error_m(found.own_from_other, turned @ ERROR.inverse(), marks.astype(np.float64)) < 0.01
+
+
+def test_without_lidar_nothing_is_felt_and_no_landmark_sent() -> None:
+    marks = sensing(1).fit(fit_request(steps=1, landmarks=200)).landmarks
+    assert client().align(AlignRequest({}, landmarks={"b": marks})).found == {}
+    assert client().fit(fit_request(steps=1, landmarks=200)).landmarks.shape == (0, 3)
+
+
+def test_landmarks_are_sent_where_they_are_wanted_alone() -> None:
+    assert sensing(1).fit(fit_request(steps=1)).landmarks.shape == (0, 3)
 
 
 # Refine

@@ -17,6 +17,7 @@ from torch import Tensor
 from clients.gaussian_messages import (
     FIELDS,
     JOB,
+    LIDAR,
     AlignReply,
     AlignRequest,
     FitReply,
@@ -160,7 +161,7 @@ def test_a_similarity_is_quaternion_metres_and_scale() -> None:
 
 @pytest.mark.parametrize("margin_m", [0.0, 12.5, math.inf])
 def test_fit_there_and_back(margin_m: float) -> None:
-    request = FitRequest(WAY, WAY[:1] + 30, 40, 500, margin_m, 3)
+    request = FitRequest(WAY, WAY[:1] + 30, 40, 500, margin_m, 3, 2000)
     same(decode_fit(over_wire(encode_fit(request))), request)
 
 
@@ -169,6 +170,32 @@ def test_fit_there_and_back(margin_m: float) -> None:
 def test_fit_replies_there_and_back(count: int, degree: int, seed: int) -> None:
     reply = FitReply(gaussians(count, degree, seed), 17, {"fit-cpu-s": 1.5, "gaussians-sent": 3})
     same(decode_fit_reply(back(encode_fit_reply(reply))), reply)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_landmarks_there_and_back(count: int) -> None:
+    marks = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)
+    reply = back(encode_fit_reply(FitReply(gaussians(2), 4, {}, marks)))
+    same(decode_fit_reply(reply), FitReply(gaussians(2), 4, {}, marks))
+    assert ("landmarks" in reply.arrays) == (count > 0)
+    request = AlignRequest({"b": gaussians(2)}, landmarks={"c/1:é": marks, "scene": marks})
+    same(decode_align(over_wire(encode_align(request))), request)
+
+
+@pytest.mark.parametrize(
+    "marks", [np.zeros((2, 3)), np.zeros((2, 2), np.float32), np.zeros(3, np.float32), np.zeros((2, 3), np.int32)]
+)
+def test_landmarks_of_another_shape_or_type_are_named(marks: ndarray) -> None:
+    reply = encode_fit_reply(FitReply(gaussians(2), 4))
+    with pytest.raises(MessageError, match=r"landmarks travel as float32 \[k, 3\], got"):
+        decode_fit_reply(TrainReply({**reply.arrays, "landmarks": marks}, 4))
+
+
+def test_what_was_found_by_lidar_says_so() -> None:
+    reply = AlignReply({"b": Found(sim3(), 0.2, 0.01, 1500, LIDAR), "c": Found(sim3(2), 0.5, 0.1, 8)})
+    arrays = encode_align_reply(reply).arrays
+    assert set(arrays) == {"felt:b", "found:c"}
+    same(decode_align_reply(back(encode_align_reply(reply))), reply)
 
 
 @pytest.mark.parametrize("name", ["vehicle-1", "scene", "a/b:c", "Straße 7"])

@@ -16,7 +16,10 @@ from clients.gaussian_messages import (
     ALIGN,
     ALL,
     FIT,
+    IMAGES,
     JOB,
+    LIDAR,
+    NO_LANDMARKS,
     REFINE,
     AlignReply,
     FitReply,
@@ -24,6 +27,7 @@ from clients.gaussian_messages import (
     RefineReply,
     decode_align,
     decode_fit,
+    decode_fit_reply,
     decode_judge,
     decode_refine,
     encode_align_reply,
@@ -49,10 +53,10 @@ from recon.plan import Plan, Stretch
 from recon.refine import Update
 from strategies.gate import Cause
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_fusion import BASE, GaussianFusion
+from strategies.gaussian_fusion import GaussianFusion
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import whole
-from strategies.gaussian_state import FusionState
+from strategies.gaussian_state import BASE, FusionState
 from strategies.membership import NotEnoughVehicles
 from strategies.report import EvaluateReport, Traffic
 from tests.fakes import (
@@ -281,6 +285,87 @@ def test_worlds_are_found_and_the_scene_is_where_it_was() -> None:
         np.testing.assert_allclose(part.means, wanted[rsu], atol=1e-4)
         np.testing.assert_allclose(part.scales, 0.3, atol=1e-4)
     assert len(driven.rounds[1].links) == 6  # a-b, b-c, c-d, each by both
+
+
+class WithLidar(Street):
+    """Those named sense too: their houses are landmarks, and they find those of others."""
+
+    sensing = "abcd"
+
+    def fitted(self, vehicle: str, request: TrainRequest) -> TrainReply:
+        reply = decode_fit_reply(super().fitted(vehicle, request))
+        marks = reply.gaussians.means.numpy() if vehicle in self.sensing else NO_LANDMARKS
+        return encode_fit_reply(replace(reply, landmarks=marks[: decode_fit(request).landmarks]))
+
+    def aligned(self, vehicle: str, request: TrainRequest) -> TrainReply:
+        reply, own_from_world = super().aligned(vehicle, request), world_from_own(vehicle).inverse()
+        places = {n: Sim3.identity() if n == BASE else world_from_own(n) for n in decode_align(request).landmarks}
+        felt = {n: Found(own_from_world @ place, 0.2, 0.01, 500, LIDAR) for n, place in places.items()}
+        return TrainReply({**reply.arrays, **encode_align_reply(AlignReply(felt)).arrays}, 1, reply.metrics)
+
+
+def test_those_who_sense_are_sent_landmarks_in_place_of_gaussians() -> None:
+    driven = Driven(WithLidar(), align_rounds=2, refine_rounds=0, felt_near_m=5.0).run()
+    first = {name: decode_align(request) for name, request in driven.requests(ALIGN).items()}
+    assert {n: set(request.landmarks) for n, request in first.items()} == {
+        **{"a": {"b"}, "b": {"a", "c"}},
+        **{"c": {"b", "d"}, "d": {"c"}},
+    }
+    assert not any(request.others for request in first.values())
+    assert [report.wanted for report in driven.rounds] == [4, 4, 0]  # nobody is left to settle
+    for vehicle, place in driven.state.world_from.items():
+        np.testing.assert_allclose(place.matrix, world_from_own(vehicle).matrix, atol=1e-5)
+    assert driven.state.tied == list("abcd")
+    assert {rsu: len(part) for rsu, part in driven.state.scene.items()} == {"north": 40, "south": 40}
+
+
+def test_landmarks_reach_farther_than_gaussians() -> None:
+    driven = Driven(WithLidar(), refine_rounds=0, felt_near_m=15.0).run()
+    assert set(decode_align(driven.requests(ALIGN)["a"]).landmarks) == {"b", "c"}
+
+
+def test_who_does_not_sense_is_found_by_images_and_looks_again() -> None:
+    street = WithLidar()
+    street.sensing = "ab"
+    driven = Driven(street, align_rounds=2, refine_rounds=0, felt_near_m=5.0).run(2)
+    asked = {name: decode_align(request) for name, request in driven.requests(ALIGN).items()}
+    assert {n: (set(r.landmarks), set(r.others)) for n, r in asked.items()} == {
+        "a": ({"b"}, set()),
+        "b": ({"a"}, {"c"}),
+        "c": (set(), {"b", "d"}),
+        "d": (set(), {"c"}),
+    }
+    assert driven.state.tied == ["a", "b"]
+    driven.run(1)
+    assert driven.rounds[-1].wanted == 2
+    for vehicle, place in driven.state.world_from.items():
+        np.testing.assert_allclose(place.matrix, world_from_own(vehicle).matrix, atol=1e-4)
+
+
+def test_no_landmarks_are_sent_where_none_are_wanted() -> None:
+    driven = Driven(WithLidar(), landmarks=0, refine_rounds=0).run()
+    assert driven.state.landmarks == {}
+    assert {link.by for link in driven.rounds[1].links} == {IMAGES}
+
+
+def test_vehicles_that_sense_are_tied_to_what_an_earlier_run_sensed() -> None:
+    base = Driven(WithLidar(("a", "b")), plan=Plan(PLAN.stretches[:2])).run().state
+    unsurveyed = Plan(tuple(replace(stretch(vehicle), surveyed=False) for vehicle in "abcd"))
+    state = FusionState(base=base.scene, landmarks={BASE: base.all_landmarks()})
+    driven = Driven(WithLidar(("c", "d")), plan=unsurveyed, state=state, near_m=5.0).run(2)
+    asked = {name: decode_align(request) for name, request in driven.requests(ALIGN).items()}
+    assert all(BASE in request.landmarks and not request.others for request in asked.values())
+    for vehicle in "cd":
+        np.testing.assert_allclose(driven.state.world_from[vehicle].matrix, world_from_own(vehicle).matrix, atol=1e-5)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_what_was_sensed_survives_a_resume(rounds: int) -> None:
+    whole_run = Driven(WithLidar(), align_rounds=2).run()
+    first = Driven(WithLidar(), align_rounds=2).run(rounds)
+    second = Driven(WithLidar(), state=restored(first.state), align_rounds=2).run()
+    assert bits(second.state.scene) == bits(whole_run.state.scene)
+    assert second.state.counters() == whole_run.state.counters()
 
 
 def test_refinement_goes_as_far_as_the_steps_add_up_to() -> None:

@@ -15,11 +15,14 @@ from clients.messages import MessageError
 from fl_app import checkpoint
 from geometry import Sim3
 from recon.gaussians import Gaussians
-from strategies.gaussian_state import FusionState
+from strategies.gaussian_state import BASE, FusionState
 from strategies.report import Traffic
 
 SETS = ("parts", "scene", "base", "teacher")
 NAMES = st.text("ab/:é-0", min_size=1, max_size=5)
+
+
+POINTS_M = np.array([[1.0, 2, 3], [4, 5, 6]], np.float32)
 
 
 def gaussians(count: int, degree: int = 0, seed: int = 0) -> Gaussians:
@@ -34,7 +37,9 @@ def full() -> FusionState:
     return FusionState(
         round=4,
         parts={"a": gaussians(3), "b": gaussians(2, 1)},
+        landmarks={"a": POINTS_M, BASE: POINTS_M[:1]},
         world_from={"a": Sim3.identity(), "b": turn},
+        tied=["a"],
         scene={"north": gaussians(4, 0, 1), "south": gaussians(2, 0, 2)},
         base={"north": gaussians(3, 0, 3)},
         free={"north": torch.tensor([False, True, True, False]), "south": torch.ones(2, dtype=torch.bool)},
@@ -58,6 +63,9 @@ def same(found: Any, wanted: Any) -> None:
         assert found.sh.shape == wanted.sh.shape
     elif isinstance(wanted, Sim3):
         np.testing.assert_allclose(found.matrix, wanted.matrix, atol=1e-12)
+    elif isinstance(wanted, np.ndarray):
+        assert found.dtype == wanted.dtype
+        assert np.array_equal(found, wanted)
     elif isinstance(wanted, torch.Tensor):
         assert found.dtype == wanted.dtype
         assert torch.equal(found, wanted)
@@ -137,3 +145,11 @@ def test_a_set_of_an_unknown_kind_is_an_error() -> None:
     arrays = {name.replace("teacher:", "tutor:"): values for name, values in full().arrays().items()}
     with pytest.raises(KeyError, match="tutor"):
         FusionState.restore(arrays, full().counters())
+
+
+def test_landmarks_for_a_later_run_are_those_whose_place_is_known() -> None:
+    """b's world is turned by a quarter, stretched by 3 % and shifted; c is tied to nobody."""
+    state = full()
+    state.tied, state.landmarks["b"], state.landmarks["c"] = ["a", "b"], POINTS_M[:1], POINTS_M + 100
+    assert np.allclose(state.all_landmarks(), [[1, 2, 3], [1, 2, 3], [4, 5, 6], [1 - 2.06, -2 + 1.03, 0.5 + 3.09]])
+    assert FusionState().all_landmarks().shape == (0, 3)

@@ -134,6 +134,37 @@ def test_nan_and_infinity_break_the_contract(field: str, value: float) -> None:
         upload_of(changed(field, 7, value), STRETCH, LIMITS)
 
 
+def with_landmarks(points_m: np.ndarray) -> TrainReply:
+    return encode_fit_reply(FitReply(houses(), 5, {}, points_m.astype(np.float32)))
+
+
+def test_landmarks_that_were_asked_for_are_taken_beside_the_budget() -> None:
+    full = replace(STRETCH, max_gaussians=len(houses()))
+    upload = upload_of(with_landmarks(np.ones((50, 3))), full, LIMITS, 50)
+    assert isinstance(upload, FitReply)
+    assert upload.landmarks.shape == (50, 3)
+
+
+@pytest.mark.parametrize(
+    ("points_m", "cause", "words"),
+    [
+        (np.ones((51, 3)), Cause.BUDGET, "51 landmarks, at most 50"),
+        (np.full((2, 3), np.nan), Cause.NOT_FINITE, "NaN or infinity in 2 rows"),
+        (np.array([[0, 0, 5001.0]]), Cause.VALUES, "1 landmarks lie beyond 5000 m"),
+    ],
+)
+def test_landmarks_that_are_none_are_refused(points_m: np.ndarray, cause: Cause, words: str) -> None:
+    loss = upload_of(with_landmarks(points_m), STRETCH, LIMITS, 50)
+    assert isinstance(loss, Loss)
+    assert loss.cause == cause
+    assert words in loss.detail
+
+
+def test_too_many_landmarks_are_told_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies.gaussian_trust, "decode_fit_reply", never)
+    assert isinstance(upload_of(with_landmarks(np.ones((1, 3))), STRETCH, LIMITS), Loss)
+
+
 def test_other_shapes_are_counted_as_such() -> None:
     honest = reply(houses())
     short = TrainReply({**honest.arrays, "part/quats": honest.arrays["part/quats"][:, :3]}, 5)

@@ -1,0 +1,127 @@
+"""Whom vehicles are asked to find, and what is believed of their answers.
+
+Those who sent landmarks are found by LiDAR, which is right to centimetres; the others by images. Vehicles that no LiDAR
+ties to anybody look once more at all around them, as they are believed to lie.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from clients.gaussian_messages import ALL, LIDAR, AlignReply, AlignRequest
+from geometry import Sim3
+from recon.gaussians import Gaussians
+from recon.merge import trim
+from recon.plan import Plan
+from recon.region import widened
+from strategies.gaussian_config import FusionConfig
+from strategies.gaussian_placing import Link, placed_beside, plausible
+from strategies.gaussian_scene import around, near_rows, whole
+from strategies.gaussian_state import BASE, FusionState
+
+FELT_M: Final = 60.0  # from a vehicle's waypoints: an earlier scene's landmarks within it are sent
+
+
+def pair_requests(state: FusionState, plan: Plan, config: FusionConfig, here: Iterable[str]) -> dict[str, AlignRequest]:
+    """First, pair by pair: neighbours as they lie in their own worlds.
+
+    Args:
+        state: with what vehicles sent.
+        plan, config: of the strategy.
+        here: vehicles that can be asked.
+    """
+    parts = _trimmed(state, plan, config.align_margin_m)
+    requests = {}
+    for vehicle in sorted(set(parts) & set(here)):
+        near = [name for name in plan.neighbours(vehicle, config.near_m) if name in parts]
+        marks = _marks(state, plan, config, vehicle) if vehicle in state.landmarks else {}
+        seen = {name: parts[name] for name in near if name not in marks}
+        seen |= {} if BASE in marks else _base_near(state, plan, config, vehicle)
+        if marks or (seen := _some(seen)):
+            requests[vehicle] = AlignRequest(_some(seen), landmarks=marks)
+    return requests
+
+
+def settling_requests(
+    state: FusionState, plan: Plan, config: FusionConfig, here: Iterable[str]
+) -> dict[str, AlignRequest]:
+    """Then, all around a vehicle at once, where it is believed to see them. See `pair_requests`."""
+    parts = _trimmed(state, plan, 0.0)
+    world_from = {**state.world_from, BASE: Sim3.identity()}
+    requests = {}
+    for vehicle in sorted(set(parts) & set(here) - set(state.tied)):
+        if plan[vehicle].surveyed:
+            continue
+        near = [name for name in plan.neighbours(vehicle, config.near_m) if name in parts]
+        seen = {name: parts[name] for name in near} | _base_near(state, plan, config, vehicle)
+        own_from_world = world_from[vehicle].inverse()
+        if seen := _some({n: other.transformed(own_from_world @ world_from[n]) for n, other in seen.items()}):
+            requests[vehicle] = AlignRequest(seen, together=True)
+    return requests
+
+
+def named(request: AlignRequest) -> set[str]:
+    """Whom an answer may speak of."""
+    return {ALL} if request.together else {*request.others, *request.landmarks}
+
+
+def believed_links(replies: Mapping[str, AlignReply], names: Mapping[str, set[str]], plan: Plan) -> tuple[Link, ...]:
+    """What vehicles found of those that they were asked for, where it is plausible."""
+    links = [
+        Link(vehicle, other, found.own_from_other, found.before, found.after, found.views, found.by)
+        for vehicle, reply in sorted(replies.items())
+        for other, found in reply.found.items()
+        if other in names.get(vehicle, ())
+    ]
+    return tuple(link for link in links if plausible(link, plan[link.a].centre_m))
+
+
+def place(state: FusionState, plan: Plan, links: Iterable[Link]) -> None:
+    """Lay all worlds out by what was found pair by pair."""
+    links = list(links)
+    state.world_from = placed_beside(BASE, plan, sorted(state.parts), links)
+    felt = {name for link in links if link.by == LIDAR for name in (link.a, link.b)}
+    state.tied = sorted(felt & set(state.parts))
+
+
+def settle(state: FusionState, links: Iterable[Link]) -> None:
+    """Where a vehicle sees all its neighbours is taken off where it is believed to be."""
+    for link in links:
+        state.world_from[link.a] = state.world_from[link.a] @ link.a_from_b.inverse()
+
+
+def _trimmed(state: FusionState, plan: Plan, margin_m: float) -> dict[str, Gaussians]:
+    """What vehicles sent, within their regions and so far beyond."""
+    return {n: trim(part, widened(plan.region(n), margin_m), 0.0) for n, part in state.parts.items()}
+
+
+def _base_near(state: FusionState, plan: Plan, config: FusionConfig, vehicle: str) -> dict[str, Gaussians]:
+    """What an earlier run left near a vehicle, if anything."""
+    if not state.base:
+        return {}
+    everything, waypoints_m = whole(state.base), plan[vehicle].waypoints_m
+    if not len(around(everything, waypoints_m, config.near_m).rows):
+        return {}
+    return {BASE: around(everything, waypoints_m, config.sight_m).gaussians}
+
+
+def _marks(state: FusionState, plan: Plan, config: FusionConfig, vehicle: str) -> dict[str, Float32[ndarray, "_ 3"]]:
+    """Landmarks for a vehicle to look for."""
+    near = [name for name in plan.neighbours(vehicle, config.felt_near_m) if name in state.landmarks]
+    return {name: state.landmarks[name] for name in near} | _base_landmarks(state, plan, vehicle)
+
+
+def _base_landmarks(state: FusionState, plan: Plan, vehicle: str) -> dict[str, Float32[ndarray, "_ 3"]]:
+    """Landmarks of an earlier run around a vehicle, if any."""
+    if BASE not in state.landmarks:
+        return {}
+    points_m = state.landmarks[BASE]
+    kept = points_m[near_rows(points_m, plan[vehicle].waypoints_m, FELT_M)]
+    return {BASE: np.ascontiguousarray(kept)} if len(kept) else {}
+
+
+def _some(others: Mapping[str, Gaussians]) -> dict[str, Gaussians]:
+    return {name: other for name, other in others.items() if len(other)}

@@ -1,0 +1,118 @@
+"""Landmarks laid onto maps of a street whose similarity is known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy import ndarray
+
+from geometry import Sim3
+from recon.chart import rotation_matrix
+from recon.landmarks import SurfaceMap
+from recon.register import CUT_M, RegisterConfig, distances_m, register
+
+
+def plane(rng: np.random.Generator, count: int, low: ndarray, high: ndarray, normal: ndarray) -> SurfaceMap:
+    return SurfaceMap(rng.uniform(low, high, (count, 3)), np.tile(normal, (count, 1)).astype(float))
+
+
+def street(seed: int = 0, times: int = 1) -> SurfaceMap:
+    """Ground, two house fronts at unequal distances, and gables across the street at three places, in 40 m."""
+    rng, ones = np.random.default_rng(seed), np.eye(3)
+    parts = [
+        plane(rng, 3000 * times, np.array([-20, -8, 0]), np.array([20, 9, 0]), ones[2]),
+        plane(rng, 1500 * times, np.array([-20, 9, 0]), np.array([20, 9, 5]), ones[1]),
+        plane(rng, 1500 * times, np.array([-20, -8, 0]), np.array([20, -8, 5]), ones[1]),
+        *(
+            plane(rng, 300 * times, np.array([east, 6, 0]), np.array([east, 9, 5]), ones[0])
+            for east in (-14.0, -3.0, 11.0)
+        ),
+    ]
+    return SurfaceMap(np.concatenate([p.xyz_m for p in parts]), np.concatenate([p.normals for p in parts]))
+
+
+MAP = street(0, times=4)
+POINTS_M = street(1).xyz_m[::3]
+
+
+def off_by(shift_m: ndarray, degrees: float, scale: float) -> Sim3:
+    axis = np.array([1.0, -2, 2]) / 3
+    return Sim3(rotation_matrix(torch.tensor(math.radians(degrees) * axis)).numpy(), np.asarray(shift_m, float), scale)
+
+
+def error_m(found: Sim3, true: Sim3) -> float:
+    corners = np.array([[x, y, z] for x in (-20, 20) for y in (-8, 9) for z in (0, 5.0)])
+    return float(np.abs(found.apply(corners) - true.apply(corners)).max())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(*[st.floats(-0.7, 0.7)] * 3), st.floats(-1.5, 1.5), st.floats(0.97, 1.03), st.integers(0, 3))
+def test_a_known_similarity_is_found(shift_m: tuple, degrees: float, scale: float, part: int) -> None:
+    """Positioning errs by 0.7 m along each axis, 1.5 degrees and 3 %; map points lie 0.1 m apart, planes are exact."""
+    map_from_points = off_by(np.array(shift_m), degrees, scale)
+    points_m = map_from_points.inverse().apply(np.roll(POINTS_M, part, axis=0))
+    found = register(points_m, MAP)
+    assert found is not None
+    assert error_m(found.map_from_points @ map_from_points.inverse(), Sim3.identity()) < 0.02
+    assert found.after_m < 0.005
+    assert found.after_m <= found.before_m
+    assert found.matched > 0.95 * len(points_m)
+
+
+def test_half_of_the_points_may_belong_to_nothing() -> None:
+    rng, true = np.random.default_rng(3), off_by(np.array([0.5, -0.4, 0.2]), 1.0, 1.02)
+    elsewhere = rng.uniform([-20, -8, 0.5], [20, 9, 5], (len(POINTS_M), 3)) + np.array([0, 0, 8])
+    points_m = true.inverse().apply(np.concatenate([POINTS_M, elsewhere]))
+    found = register(points_m, MAP)
+    assert found is not None
+    assert error_m(found.map_from_points @ true.inverse(), Sim3.identity()) < 0.02
+    assert found.matched == pytest.approx(len(POINTS_M), rel=0.05)
+
+
+def test_a_first_guess_is_where_the_search_begins() -> None:
+    """Thirty metres away nothing is found from the identity; a guess that is a metre off leads there."""
+    true = off_by(np.array([30.0, 5.0, 0.0]), 0.5, 1.0)
+    points_m = true.inverse().apply(POINTS_M)
+    found = register(points_m, MAP, off_by(np.array([30.7, 4.6, 0.1]), 0.0, 1.0))
+    assert found is not None
+    assert error_m(found.map_from_points @ true.inverse(), Sim3.identity()) < 0.02
+    lost = register(points_m, MAP)
+    assert lost is None or error_m(lost.map_from_points @ true.inverse(), Sim3.identity()) > 1
+
+
+@pytest.mark.parametrize("count", [0, 6, 99])
+def test_too_few_points_are_not_tried(count: int) -> None:
+    assert register(POINTS_M[:count], MAP) is None
+
+
+def test_an_empty_map_holds_nothing() -> None:
+    assert register(POINTS_M, SurfaceMap(np.zeros((0, 3)), np.zeros((0, 3)))) is None
+
+
+def test_what_matches_too_little_is_not_found() -> None:
+    far_m = POINTS_M + np.array([0, 0, 500.0])
+    assert register(far_m, MAP) is None
+    assert register(POINTS_M, MAP, config=replace(RegisterConfig(), least_share=1.1)) is None
+
+
+def test_a_scale_beyond_what_positioning_errs_by_is_no_answer() -> None:
+    found = register(off_by(np.zeros(3), 0.0, 1.5).apply(POINTS_M), MAP)
+    assert found is None or abs(math.log(found.map_from_points.scale)) <= 0.2
+
+
+def test_distances_are_those_from_planes_and_end_at_the_cut() -> None:
+    ground = SurfaceMap(np.array([[0.0, 0, 0], [1.0, 0, 0]]), np.array([[0.0, 0, 1], [0, 0, 1]]))
+    points_m = np.array([[0.1, 0.0, 0.2], [1.0, 0.1, -0.05], [0.0, 0.0, 0.4], [9.0, 0, 0]])
+    assert np.allclose(distances_m(points_m, ground, Sim3.identity()), [0.2, 0.05, CUT_M, CUT_M])
+
+
+def test_the_same_points_give_the_same_bits() -> None:
+    points_m = off_by(np.array([0.3, 0.2, 0.1]), 1.0, 0.99).apply(POINTS_M)
+    first, second = register(points_m, MAP), register(points_m.copy(), MAP)
+    assert first is not None
+    assert second is not None
+    assert np.array_equal(first.map_from_points.matrix, second.map_from_points.matrix)
