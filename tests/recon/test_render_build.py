@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from geometry.native import find_compiler
 from recon.render import build, cpu, photometric
 
 needs_compiler = pytest.mark.skipif(
@@ -32,7 +33,7 @@ def compiler_that(folder: Path, script: str) -> str:
 
 @needs_compiler
 def test_two_at_once_build_once(kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, real = tmp_path / "log", build.find_compiler()
+    log, real = tmp_path / "log", find_compiler("")
     monkeypatch.setenv(
         "CXX", compiler_that(tmp_path, f'case "$*" in *-shared*) echo x >> {log};; esac; exec {real} "$@"')
     )
