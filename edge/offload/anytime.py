@@ -4,10 +4,13 @@ Three rungs: the clusters as grown and improved first, in milliseconds; more rou
 generation with its choice in whole clusters and its bound, for what is left of the time.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int
@@ -15,9 +18,11 @@ from numpy import ndarray
 
 from edge.offload.capacity import assignment_of, places, value_of
 from edge.offload.exact import ColumnGeneration, ExactConfig, loose_bound, nothing_to_decide
-from edge.offload.heuristic import SearchConfig, rounds_of, search_of
+from edge.offload.heuristic import Search, SearchConfig, search_of
 from edge.offload.model import UNASSIGNED, Assignment, Slot, Solution
 from edge.offload.post import tidy
+
+_SEARCHED: Final = 0.75  # of the budget, the most for the search: what it finds has to be tidied
 
 
 @dataclass(frozen=True)
@@ -61,38 +66,52 @@ class Anytime:
 
 
 def last(slot: Slot, config: LadderConfig | None = None) -> Solution:
-    """The last answer of `ladder`."""
-    return list(ladder(slot, config))[-1]
+    """The last answer of `ladder`, without the time that the others take to be made."""
+    for answer in _answers(slot, config or LadderConfig()):
+        made = answer
+    return made()
 
 
 def ladder(slot: Slot, config: LadderConfig | None = None) -> Iterator[Solution]:
     """Answers that get better in value or bound; every one is feasible and may be used as it is."""
-    config, begun_s = config or LadderConfig(), time.perf_counter()
+    for answer in _answers(slot, config or LadderConfig()):
+        yield answer()
+
+
+def _answers(slot: Slot, config: LadderConfig) -> Iterator[Callable[[], Solution]]:
+    begun_s = time.perf_counter()
     if nothing_to_decide(slot):
-        yield _solution(slot, np.full(len(slot), UNASSIGNED), 0.0, begun_s)
+        yield partial(_solution, slot, np.full(len(slot), UNASSIGNED), 0.0, begun_s)
         return
     bound = loose_bound(slot.pair_value, places(slot))
     search = search_of(slot, config.search, config.seed)
-    worker, value = search.worker(), -math.inf
-    for done in range(10**9):
-        new = value_of(slot.pair_value, search.worker())
-        if new > value:
-            worker, value = search.worker(), new
-            yield _solution(slot, worker, bound, begun_s)
-        spent_s = time.perf_counter() - begun_s
-        share = config.search_share if done >= rounds_of(slot, config.search) else 1.0
-        if spent_s >= share * config.budget_s:
-            break
-        search.round()
+    worker = search.worker()
+    value = value_of(slot.pair_value, worker)
+    yield partial(_solution, slot, worker, bound, begun_s)
+    _search_on(search, config, begun_s)
+    found = value_of(slot.pair_value, search.worker())
+    if found > value:
+        value = found
+        yield partial(_solution, slot, search.worker(), bound, begun_s)
     exact = ExactConfig(limit_s=config.budget_s, gap=config.gap, search=config.search, seed=config.seed)
-    generation = ColumnGeneration(slot, exact, begun_s)
-    if generation.left_s() <= 0:
+    if exact.pricing_s <= time.perf_counter() - begun_s:
         return
+    generation = ColumnGeneration(slot, exact, begun_s, bound)
     generation.begin(search)
     for _ in generation.improve():
         if generation.value > value or generation.bound < bound:
             value, bound = generation.value, generation.bound
-            yield generation.solution()
+            yield generation.solution
+
+
+def _search_on(search: Search, config: LadderConfig, begun_s: float) -> None:
+    """Rounds that are usually enough, and more while the search has a share of the budget."""
+    for done in itertools.count():
+        usual = done < config.search.patience * search.rounds
+        share = _SEARCHED if usual else min(_SEARCHED, config.search_share)
+        if time.perf_counter() - begun_s >= share * config.budget_s:
+            return
+        search.round()
 
 
 def _solution(slot: Slot, worker: Int[ndarray, "n"], bound: float, begun_s: float) -> Solution:

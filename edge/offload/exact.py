@@ -16,13 +16,12 @@ from numpy import ndarray
 
 from edge.offload.capacity import assignment_of, places, value_of
 from edge.offload.clusters import Packing, Pool, all_clusters, members_of, workers_of
-from edge.offload.heuristic import Search, SearchConfig, rounds_of, search_of
+from edge.offload.heuristic import Search, SearchConfig, search_of
 from edge.offload.knapsack import Budget
 from edge.offload.master import Relaxation, pack, relax
 from edge.offload.model import UNASSIGNED, Assignment, Slot, Solution
 from edge.offload.post import tidy
 from edge.offload.pricing import all_priced, grow_priced
-from edge.offload.wide import WideSearch
 
 _WORTH: Final = 1e-6  # of the value: clusters worth less beyond their prices do not join
 _CLOSING: Final = (0.2, 0.4, 0.7, 1.0)  # of what the relaxation has over the best assignment
@@ -49,7 +48,7 @@ class ExactConfig:
     gap: float = 0.0
     most_clusters: int = 5000
     packing_share: float = 0.35
-    search: SearchConfig = field(default_factory=lambda: SearchConfig(rounds=12, wide_rounds=60))
+    search: SearchConfig = field(default_factory=lambda: SearchConfig(patience=6))
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +57,11 @@ class ExactConfig:
         for name in ("gap", "packing_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"ExactConfig: {name} must be in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def pricing_s(self) -> float:
+        """Time until the choice in whole clusters."""
+        return self.limit_s * (1 - self.packing_share)
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,11 @@ def nothing_to_decide(slot: Slot) -> bool:
 def loose_bound(weights: Float[ndarray, "n n"], most: Int[ndarray, "n m"]) -> float:
     """What no assignment exceeds, without any search: every user with as many of its best partners as find place."""
     partners = np.maximum(most.max(axis=1, initial=0) - 1, 0)
-    best = np.cumsum(-np.sort(-weights, axis=1), axis=1)
-    return float(np.where(partners > 0, best[np.arange(len(best)), partners - 1], 0).sum() / 2) if len(best) else 0.0
+    user, other = np.nonzero(weights)
+    worth = weights[user, other]
+    order = np.lexsort((-worth, user))
+    rank = np.arange(len(order)) - np.searchsorted(user, user)  # among the partners of a user, best first
+    return float(worth[order][rank < partners[user]].sum() / 2)
 
 
 class ColumnGeneration:
@@ -96,12 +103,14 @@ class ColumnGeneration:
     `worker` and `value` are the best assignment so far, `bound` is what no assignment exceeds.
     """
 
-    def __init__(self, slot: Slot, config: ExactConfig, begun_s: float | None = None) -> None:
+    def __init__(
+        self, slot: Slot, config: ExactConfig, begun_s: float | None = None, bound: float | None = None
+    ) -> None:
         self.begun_s = time.perf_counter() if begun_s is None else begun_s
         self.slot, self.config = slot, config
         self.packing = Packing.of(slot)
         self.worker = np.full(len(slot), UNASSIGNED)
-        self.value, self.bound = 0.0, loose_bound(slot.pair_value, places(slot))
+        self.value, self.bound = 0.0, loose_bound(slot.pair_value, places(slot)) if bound is None else bound
         self.pool = Pool.of(self.packing, np.zeros((0, len(slot)), dtype=bool))
         self._relaxed: tuple[Pool, Relaxation] | None = None
         self.converged = False  # no cluster would make the relaxation better
@@ -129,12 +138,12 @@ class ColumnGeneration:
             self.bound = 0.0
             return False
         search = search_of(self.slot, self.config.search, self.config.seed)
-        for _ in range(rounds_of(self.slot, self.config.search)):
+        for _ in range(self.config.search.patience * search.rounds):
             search.round()
         self.begin(search)
         return True
 
-    def begin(self, search: Search | WideSearch) -> None:
+    def begin(self, search: Search) -> None:
         """Take over what a search has found."""
         self.offer(search.worker())
         listed = all_clusters(self.packing, self.config.most_clusters)
@@ -210,8 +219,7 @@ class ColumnGeneration:
 
     def left_s(self) -> float:
         """Time for pricing."""
-        budget_s = self.config.limit_s * (1 - self.config.packing_share)
-        return budget_s - (time.perf_counter() - self.begun_s)
+        return self.config.pricing_s - (time.perf_counter() - self.begun_s)
 
     def finished(self) -> bool:
         """Whether the proof is as good as asked for."""
