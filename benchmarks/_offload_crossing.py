@@ -105,12 +105,11 @@ def judge(found: Situation, decide: Decide) -> Figures:
     return figures | {"users_a_worker": float(sizes.mean()) if len(sizes) else 0.0, "seconds": seconds}
 
 
-def over_slots(drive: Drive, setting: Setting, decide: Decide) -> Figures:
-    """Means over the slots of a seed; violations are summed, and seconds are the slowest."""
-    rows = [judge(found, decide) for found in drive.situations(setting)]
+def over_slots(slots: Sequence[Situation], decide: Decide) -> Figures:
+    """Means over the slots of a seed; violations are summed."""
+    rows = [judge(found, decide) for found in slots]
     means = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
-    worst = max(row["seconds"] for row in rows)
-    return means | {"violations": sum(row["violations"] for row in rows), "slowest_s": worst}
+    return means | {"violations": sum(row["violations"] for row in rows)}
 
 
 def interval95(values: Iterable[float]) -> tuple[float, float]:
@@ -148,17 +147,16 @@ SWEEPS = {
 }
 PLACE = {"c, GHz": "gigahertz", "deadline, s": "deadline_s", "vehicles": "vehicles"}
 SHOWN = {"awareness": "awareness", "delay_s": "delay, s", "satisfied": "satisfied", "users_a_worker": "users a worker"}
-PAPER_SHOWN = ("exact", "ours", "ours, union")
 Swept = dict[tuple[Setting, str], list[Figures]]
 
 
 def sweep(drives: list[Drive], settings: Sequence[Setting]) -> Swept:
     """Figures of every seed by setting and policy."""
-    return {
-        (setting, name): [over_slots(drive, setting, decide) for drive in drives]
-        for setting in dict.fromkeys(settings)
-        for name, decide in DECIDERS.items()
-    }
+    swept: Swept = {}
+    for setting in dict.fromkeys(settings):
+        slots = [list(drive.situations(setting)) for drive in drives]
+        swept |= {(setting, name): [over_slots(each, decide) for each in slots] for name, decide in DECIDERS.items()}
+    return swept
 
 
 def crossing_table(swept: Swept, setting: Setting) -> list[harness.Row]:
@@ -183,34 +181,6 @@ def plus_minus(rows: Sequence[Figures], name: str, factor: float) -> str:
 
 def mean_of(swept: Swept, setting: Setting, policy: str, name: str) -> float:
     return fmean(row[name] for row in swept[setting, policy])
-
-
-def paper_table(swept: Swept) -> list[harness.Row]:
-    """The paper's largest differences over its figure 2 (c varies) beside ours."""
-    settings = [setting for setting in SWEEPS["c, GHz"] if (setting, "ours") in swept]
-
-    def largest(policy: str, name: str, rival: str, sign: int) -> float:
-        changes = [mean_of(swept, s, policy, name) / mean_of(swept, s, rival, name) - 1 for s in settings]
-        return 100 * sign * max(sign * change for change in changes)
-
-    def points(policy: str, rival: str) -> float:
-        return 100 * max(
-            mean_of(swept, s, policy, "satisfied") - mean_of(swept, s, rival, "satisfied") for s in settings
-        )
-
-    quoted = [
-        ("awareness over GO, %", 20.3, "awareness", "go", 1),
-        ("delay over GO, %", -14.2, "delay_s", "go", -1),
-        ("users a worker over GO, %", -26.1, "users_a_worker", "go", -1),
-        ("awareness over CPTO, %", 44.9, "awareness", "cpto", 1),
-        ("delay over CPTO, %", -7.5, "delay_s", "cpto", -1),
-    ]
-    rows: list[harness.Row] = [
-        {"up to": text, "paper": paper, **{who: largest(who, name, rival, sign) for who in PAPER_SHOWN}}
-        for text, paper, name, rival, sign in quoted
-    ]
-    met = {who: points(who, "go") for who in PAPER_SHOWN}
-    return [*rows, {"up to": "satisfied over GO, points", "paper": 18.3, **met}]
 
 
 def draw(swept: Swept, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """`convoy offload`: which vehicles fuse their views at which RSU; one slot, a run, or policies side by side."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -226,8 +227,19 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 @contextmanager
 def _errors_as_exit() -> Iterator[None]:
     """A user's mistake ends the command with one line on stderr and code 2, Ctrl-C with code 130."""
-    with scene_errors_as_exit():
+    with scene_errors_as_exit(), _warnings_on_stderr():
         try:
             yield
         except TrackingError as error:
             raise DataError(str(error)) from error
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """A line for each, such as that a slower search takes the place of the compiled one."""
+    handler, logger = logging.StreamHandler(), logging.getLogger("convoy")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

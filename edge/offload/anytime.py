@@ -22,7 +22,7 @@ from edge.offload.heuristic import Search, SearchConfig, search_of
 from edge.offload.model import UNASSIGNED, Assignment, Slot, Solution
 from edge.offload.post import tidy
 
-_SEARCHED: Final = 0.75  # of the budget, the most for the search: what it finds has to be tidied
+_SEARCHED: Final = 0.7  # of the budget, the most for the search: what it finds has to be tidied
 
 
 @dataclass(frozen=True)

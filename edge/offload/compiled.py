@@ -36,7 +36,7 @@ class CompiledSearch:
         KernelUnavailableError: it cannot be compiled here.
     """
 
-    rounds: ClassVar[int] = 10
+    rounds: ClassVar[int] = 8
     """Rounds that are usually enough."""
 
     def __init__(self, weights: Float[ndarray, "n n"], most: Int[ndarray, "n m"], chains: int, seed: int) -> None:

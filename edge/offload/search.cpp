@@ -1,15 +1,11 @@
-// Search for clusters of users: some clusters are emptied, grown anew at random and improved by moves and swaps; what is
-// worse than before is taken back. The rules of growth are those of grow.py. All is decided by the seed.
+// Search for clusters of users: some clusters are emptied, grown anew at random and improved by moves and swaps; what
+// is worse than before is taken back. The rules of growth are those of grow.py. All is decided by the seed.
 
-#include <algorithm>
-#include <cstdint>
+#include "state.hpp"
+
 #include <utility>
-#include <vector>
 
 namespace {
-
-using Int = std::int32_t;
-using Bits = std::uint64_t;
 
 constexpr float kGain = 1e-5f;                     // of a weight of at most 1: what is told from rounding
 constexpr float kSeed = 1e-3f;                     // scale of a seed's score: any tie to the cluster counts for more
@@ -23,113 +19,6 @@ constexpr float kElsewhere = 0.3f;                 // share of clusters opened t
 constexpr Int kLeast = 2, kMost = 6;               // clusters opened at once
 constexpr Int kTries = 4;                          // to meet a user who may be in a cluster with another
 constexpr Int kMostMoves = 100000;
-
-struct Random {  // Weyl sequence with the finaliser of splitmix64 (Steele, Lea, Flood 2014)
-    Bits state;
-
-    Bits next() {
-        Bits bits = state += 0x9e3779b97f4a7c15u;
-        bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
-        bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
-        return bits ^ bits >> 31;
-    }
-    Int below(std::size_t count) { return Int((next() >> 32) * count >> 32); }
-    float share() { return float(next() >> 40) * 0x1p-24f; }
-    template <class T, std::size_t N>
-    T one_of(const T (&options)[N]) { return options[below(N)]; }
-};
-
-struct Tie {
-    Int user;
-    float weight;
-};
-
-struct Span {
-    const Tie *first, *last;
-    const Tie* begin() const { return first; }
-    const Tie* end() const { return last; }
-    std::size_t size() const { return std::size_t(last - first); }
-};
-
-struct Problem {
-    Int users, workers;
-    const Int* most;  // [workers, users]
-    std::vector<Int> first;
-    std::vector<Tie> ties;
-    std::vector<Int> tied;    // users with any tie
-    std::vector<float> total;  // ties of each user
-    std::vector<std::vector<Int>> near;  // clusters where a user is not alone
-
-    Problem(Int users, Int workers, const Int* first, const Int* other, const float* weight, const Int* most)
-        : users(users), workers(workers), most(most), first(first, first + users + 1), total(users, 0.0f),
-          near(users) {
-        for (Int at = 0; at < first[users]; ++at) ties.push_back({other[at], weight[at]});
-        for (Int user = 0; user < users; ++user) {
-            if (of(user).size()) tied.push_back(user);
-            for (const Tie& tie : of(user)) total[user] += tie.weight;
-            for (Int cluster = 0; cluster < workers; ++cluster)
-                if (places(user, cluster) > 1) near[user].push_back(cluster);
-        }
-    }
-    Span of(Int user) const { return {ties.data() + first[user], ties.data() + first[user + 1]}; }
-    Int places(Int user, Int cluster) const { return most[std::size_t(cluster) * users + user]; }
-};
-
-// An assignment: clusters 0 to workers - 1, `none` for users without one.
-class State {
-  public:
-    const Problem& problem;
-    const Int none;
-    std::vector<Int> label;
-    std::vector<float> own;  // ties of each user to its cluster
-    std::vector<std::vector<Int>> members;
-
-    State(const Problem& problem, const Int* labels)
-        : problem(problem), none(problem.workers), label(problem.users, none), own(problem.users, 0.0f),
-          members(problem.workers) {
-        for (Int user = 0; user < problem.users; ++user) put(user, labels[user]);
-    }
-    void put(Int user, Int cluster) {
-        const Int from = label[user];
-        if (from == cluster) return;
-        float sum = 0;
-        for (const Tie& tie : problem.of(user)) {
-            const Int at = label[tie.user];
-            if (at == none) continue;
-            if (at == from) own[tie.user] -= tie.weight;
-            if (at == cluster) own[tie.user] += tie.weight, sum += tie.weight;
-        }
-        own[user] = sum, label[user] = cluster;
-        if (from != none) {
-            auto& rest = members[from];
-            *std::find(rest.begin(), rest.end(), user) = rest.back();
-            rest.pop_back();
-        }
-        if (cluster != none) members[cluster].push_back(user);
-    }
-    Int size(Int cluster) const { return Int(members[cluster].size()); }
-    float tie_to(Int user, Int cluster) const {
-        float sum = 0;
-        for (const Tie& tie : problem.of(user))
-            if (cluster != none && label[tie.user] == cluster) sum += tie.weight;
-        return sum;
-    }
-    float between(Int user, Int other) const {
-        for (const Tie& tie : problem.of(user))
-            if (tie.user == other) return tie.weight;
-        return 0;
-    }
-    // Whether the user and all members have places for one more.
-    bool joins(Int user, Int cluster) const {
-        const Int after = size(cluster) + 1;
-        const auto fits = [&](Int one) { return problem.places(one, cluster) >= after; };
-        return fits(user) && std::all_of(members[cluster].begin(), members[cluster].end(), fits);
-    }
-    // Whether the user may be in the cluster in exchange for a member.
-    bool replaces(Int user, Int cluster) const {
-        return cluster == none || problem.places(user, cluster) >= size(cluster);
-    }
-};
 
 class Search : public State {
   public:
@@ -150,15 +39,20 @@ class Search : public State {
         float urge;
         Int cluster, count;
     };
+    struct Move {
+        float gain;
+        Int target, other, back;  // where the user goes, who leaves for it and where to; -1 for nobody
+    };
     Random random;
-    std::vector<Int> local, open;     // users and clusters that the step may change
-    std::vector<Int> before, grown;   // labels of the local users
-    std::vector<Int> place;                // of a user in `local`, -1 if it is not there
-    std::vector<char> opened;
-    std::vector<float> sums;  // by cluster, 0 between two uses
-    std::vector<float> toward, loose, noise, luck;  // of local users: ties to the cluster that grows and to free users
+    std::vector<Int> local, open;    // users and clusters that the step may change
+    std::vector<Int> before, grown;  // labels of the local users
+    std::vector<Int> place;          // of a user in `local`, -1 if it is not there
+    std::vector<char> opened;        // by cluster
+    std::vector<float> sums;         // by cluster, 0 between two uses
+    // Of the local users: ties to the cluster that grows and to free users, how they are bent, who may join.
+    std::vector<float> toward, loose, noise, luck;
     std::vector<char> able;
-    std::vector<Int> fringe;
+    std::vector<Int> fringe;  // places in `local` of those who may join and are tied to the cluster
     std::vector<Turn> turns;
     float regret = 0, seed_ties = 0;
 
@@ -233,7 +127,8 @@ class Search : public State {
         const std::size_t count = local.size();
         const float rough = random.one_of(kNoises);
         regret = random.one_of(kRegrets), seed_ties = random.one_of(kSeedTies);
-        grown.assign(count, none), loose.assign(count, 0.0f), noise.resize(count), luck.resize(count), able.resize(count), toward.resize(count);
+        grown.assign(count, none), loose.assign(count, 0.0f);
+        toward.resize(count), noise.resize(count), luck.resize(count), able.resize(count);
         for (std::size_t index = 0; index < count; ++index) {
             for (const Tie& tie : problem.of(local[index]))
                 if (place[tie.user] >= 0) loose[index] += tie.weight;
@@ -296,17 +191,13 @@ class Search : public State {
             index = index + 1 < local.size() ? index + 1 : 0;
         }
     }
-    struct Move {
-        float gain;
-        Int target, other;  // -1 for none
-    };
     // The user's best move, alone or in exchange for another, if one gains.
     bool improve(Int user) {
         const Int from = label[user];
         if (problem.total[user] - own[user] <= kGain) return false;
         for (const Tie& tie : problem.of(user)) sums[label[tie.user]] += tie.weight;
         sums[none] = sums[from] = 0;
-        Move best{kGain, -1, -1};
+        Move best{kGain, -1, -1, none};
         for (const Tie& tie : problem.of(user)) {
             const Int cluster = label[tie.user];
             const float gain = std::exchange(sums[cluster], 0.0f) - own[user];
@@ -315,30 +206,31 @@ class Search : public State {
         if (best.target < 0) return false;
         if (best.other >= 0) put(best.other, none);
         put(user, best.target);
-        if (best.other >= 0) put(best.other, from);
+        if (best.other >= 0) put(best.other, best.back);
         return true;
     }
     void consider(Int user, Int cluster, float gain, Move& best) const {
         if (joins(user, cluster)) {
-            best = {gain, cluster, -1};
-        } else if (replaces(user, cluster)) {
-            const Int from = label[user];
-            for (Int other : members[cluster]) {
-                // A tie between the two is lost to each who comes to a cluster that the other leaves.
-                const float lost = own[other] + between(user, other) * (from == none ? 1 : 2);
-                if (gain - own[other] > best.gain - problem.total[other] && replaces(other, from)) {
-                    const float both = gain - lost + tie_to(other, from);
-                    if (both > best.gain) best = {both, cluster, other};
-                }
-            }
+            best = {gain, cluster, -1, none};
+            return;
+        }
+        if (!replaces(user, cluster)) return;
+        const Int from = label[user];
+        for (Int other : members[cluster]) {
+            if (gain - own[other] <= best.gain - problem.total[other]) continue;
+            const Int back = replaces(other, from) ? from : none;
+            // A tie between the two is lost to each who comes to a cluster that the other leaves.
+            const float lost = own[other] + between(user, other) * (back == none ? 1 : 2);
+            const float both = gain - lost + tie_to(other, back);
+            if (both > best.gain) best = {both, cluster, other, back};
         }
     }
 };
 
 }  // namespace
 
-// Improve `labels` [chains, users], each row by itself: `starts` times all clusters are grown anew, `steps` times a few.
-// Ties of user u are at first[u] to first[u + 1]; most [workers, users]; values [chains] are sums of ties within clusters.
+// Improve `labels` [chains, users], each row by itself: `starts` times all clusters are grown anew, `steps` times some.
+// Ties of user u are at first[u] to first[u + 1]; most [workers, users]; values [chains] sum the ties within clusters.
 extern "C" void convoy_offload_search(Int users, Int workers, const Int* first, const Int* other, const float* weight,
                                       const Int* most, Int chains, Int* labels, float* values, Int starts, Int steps,
                                       Bits seed) {

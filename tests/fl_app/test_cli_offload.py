@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import fl_app.cli_offload
 import fl_app.offload_run
+from edge.offload import heuristic
 from fl_app.cli_offload import offload_app
 from fl_app.offload_report import comparison_table
 from fl_app.offload_run import interval95, means, simulate
@@ -103,6 +104,14 @@ def test_a_random_slot_is_its_seeds() -> None:
     )
     assert first == again != other
     assert "awareness" in first
+
+
+def test_a_slower_search_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heuristic, "unavailable", lambda: "no compiler in this test")
+    heuristic._warn.cache_clear()
+    result = invoke("solve", "random:20")
+    heuristic._warn.cache_clear()
+    assert "searched in numpy, slower and further from the optimum: no compiler in this test" in result.stderr
 
 
 def test_the_best_assignment_is_proven_best() -> None:
