@@ -102,7 +102,7 @@ class BatchSearch:
         labels: Int[ndarray, "n"] | None = None,
     ) -> None:
         self.config, self.rng = config, np.random.default_rng(seed)
-        self.weights = (weights / (weights.max(initial=0) or 1)).astype(np.float32)[None]
+        self.weights = (weights / (weights.max(initial=0) or 1)).astype(np.float32)
         self.most, self.levels = most, levels_of(most)
         self.one_level = all(len(level) == 1 and (most[:, j] > 0).all() for j, level in enumerate(self.levels))
         self.several_levels = any(len(level) > 1 for level in self.levels)

@@ -12,7 +12,7 @@ _SHRINK: Final = 0.7  # starts that are done leave the batch when no more than t
 
 
 def descend(
-    weights: Float32[ndarray, "p n n"],
+    weights: Float32[ndarray, "n n"],
     labels: Int[ndarray, "s n"],
     capacities: Int[ndarray, "s m"],
     allowed: Bool[ndarray, "s n m"] | None = None,
@@ -21,7 +21,7 @@ def descend(
     """Labels from which no move of one user and no swap of two gains, and the sums of weights within their clusters.
 
     Args:
-        weights: symmetric, 0 or more, largest about 1; one matrix for all starts or one each.
+        weights: symmetric, 0 or more, largest about 1.
         labels: cluster of each user, m for none; within capacities and allowed.
         capacities: places of each cluster.
         allowed: whether a user may be in a cluster; None allows all.
@@ -48,7 +48,7 @@ class _State:
 
     def __init__(
         self,
-        weights: Float32[ndarray, "p n n"],
+        weights: Float32[ndarray, "n n"],
         labels: Int[ndarray, "s n"],
         capacities: Int[ndarray, "s m"],
         allowed: Bool[ndarray, "s n m"] | None,
@@ -56,7 +56,7 @@ class _State:
         starts, users = labels.shape
         none = self.none = capacities.shape[1]
         self.weights, self.labels = weights, labels
-        self.ties = np.concatenate([weights, np.zeros((len(weights), 1, users), dtype=np.float32)], axis=1)
+        self.ties = np.concatenate([weights, np.zeros((1, users), dtype=np.float32)])
         member = self._member(labels)
         self.tie = np.matmul(member, weights)
         self.tie[:, none] = 0
@@ -71,8 +71,6 @@ class _State:
     def keep(self, chosen: Bool[ndarray, "s"]) -> None:
         """Leave out the other starts."""
         self.labels, self.tie, self.places = self.labels[chosen], self.tie[chosen], self.places[chosen]
-        if len(self.weights) > 1:
-            self.weights, self.ties = self.weights[chosen], self.ties[chosen]
 
     def move(self) -> Bool[ndarray, "s"]:
         """Relocate a user in every start where that gains, else swap two where that does; tells which moved."""
@@ -108,9 +106,8 @@ class _State:
         labels = self.labels[rows]
         half = np.matmul(self._member(labels).swapaxes(1, 2), change)
         assigned = labels < self.none
-        weights = self.weights[rows] if len(self.weights) > 1 else self.weights
         # A tie between the two is lost to each of them who comes to a cluster that the other leaves.
-        half -= weights if assigned.all() else weights * assigned[:, :, None]
+        half -= self.weights if assigned.all() else self.weights * assigned[:, :, None]
         return half + half.swapaxes(1, 2)
 
     def _exchange(
@@ -118,8 +115,7 @@ class _State:
     ) -> None:
         """Send `first` to `target` and, unless it is nobody, `second` from there to where `first` was."""
         source = self.labels[row, first]
-        matrix = row if len(self.ties) > 1 else 0
-        tie = self.ties[matrix, first] - self.ties[matrix, second]
+        tie = self.ties[first] - self.ties[second]
         self.tie[row, source] -= tie
         self.tie[row, target] += tie
         self.tie[:, self.none] = 0

@@ -34,7 +34,7 @@ class GrowConfig:
 
 
 def grow(
-    weights: Float32[ndarray, "p n n"],
+    weights: Float32[ndarray, "n n"],
     labels: Int[ndarray, "s n"],
     capacities: Int[ndarray, "s m"],
     allowed: Bool[ndarray, "s n m"] | None,
@@ -45,7 +45,7 @@ def grow(
     """Fill the open clusters with their own users and those that have none.
 
     Args:
-        weights: symmetric, 0 or more, largest about 1; each matrix is that of equally many starts in a row.
+        weights: symmetric, 0 or more, largest about 1.
         labels: cluster of each user, m for none.
         capacities: places of each cluster.
         allowed: whether a user may be in a cluster; None allows all.
@@ -72,7 +72,7 @@ class _Growth:
 
     def __init__(
         self,
-        weights: Float32[ndarray, "p n n"],
+        weights: Float32[ndarray, "n n"],
         labels: Int[ndarray, "s n"],
         turns: Int[ndarray, "s t"],
         allowed: Bool[ndarray, "s n m"] | None,
@@ -86,10 +86,7 @@ class _Growth:
         self.some_new: list[bool] = np.logical_or.reduce(self.new, axis=1).tolist()
         self.barred = np.where(self.free, np.float32(0), _NEVER)
         self.elsewhere = np.zeros_like(self.barred)
-        free = self.free.reshape(len(weights), -1, labels.shape[1])
-        self.open_ties = np.matmul(free.astype(np.float32), weights).reshape(labels.shape)
-        # First row of each start's matrix, with all matrices below each other.
-        self.matrix = np.repeat(np.arange(len(weights)) * labels.shape[1], len(labels) // len(weights))
+        self.open_ties = self.free.astype(np.float32) @ weights
         self.ties, self.score, self.spare = (np.zeros_like(self.barred) for _ in range(3))
         self.first = np.arange(len(labels)) * labels.shape[1]  # of each start in flattened arrays
 
@@ -113,7 +110,7 @@ class _Growth:
     def take(self, step: int, *, sure: bool) -> None:
         """Give every start's cluster the user that scores best; `sure` where there is one for all."""
         pick = self._score().argmax(axis=1)
-        picked = self.weights.reshape(-1, self.free.shape[1]).take(self.matrix + pick, axis=0)
+        picked = self.weights.take(pick, axis=0)
         at, turns = self.first + pick, self.turns[step]
         if not sure:
             taken = (self.score.ravel()[at] > _NEVER / 2) & (turns < self.none)

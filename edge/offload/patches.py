@@ -92,5 +92,5 @@ def _first_labels(
     users, workers = most.shape
     capacities, opened = draw_capacities(levels_of(most), 1, rng), np.ones((1, workers), dtype=bool)
     allowed = most[None] >= np.maximum(capacities, 1)
-    scaled = (weights / (weights.max(initial=0) or 1)).astype(np.float32)[None]
+    scaled = (weights / (weights.max(initial=0) or 1)).astype(np.float32)
     return grow(scaled, np.full((1, users), workers), capacities, allowed, opened, rng, _FIRST)[0]

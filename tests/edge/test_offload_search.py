@@ -147,7 +147,7 @@ def test_numpy_finds_no_move_that_gains_after_the_compiled_search() -> None:
         slot = make_slot(40, 6, seed, density=0.15)
         most, worker = places(slot), solve(slot, seed=seed)
         labels = np.where(worker == UNASSIGNED, 6, worker)[None]
-        weights = (slot.pair_value / slot.pair_value.max()).astype(np.float32)[None]
+        weights = (slot.pair_value / slot.pair_value.max()).astype(np.float32)
         moved, _ = descend(weights, labels, most.max(axis=0, keepdims=True))
         np.testing.assert_array_equal(moved, labels)
 
