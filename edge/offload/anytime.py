@@ -23,6 +23,7 @@ from edge.offload.model import UNASSIGNED, Assignment, Slot, Solution
 from edge.offload.post import tidy
 
 _SEARCHED: Final = 0.7  # of the budget, the most for the search: what it finds has to be tidied
+_LONGER: Final = 4  # times the search: with less, column generation does not get anywhere
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,13 @@ def _answers(slot: Slot, config: LadderConfig) -> Iterator[Callable[[], Solution
     worker = search.worker()
     value = value_of(slot.pair_value, worker)
     yield partial(_solution, slot, worker, bound, begun_s)
-    _search_on(search, config, begun_s)
+    exact = ExactConfig(limit_s=config.budget_s, gap=config.gap, search=config.search, seed=config.seed)
+    going_on = _search_on(search, config, begun_s, exact.pricing_s)
     found = value_of(slot.pair_value, search.worker())
     if found > value:
         value = found
         yield partial(_solution, slot, search.worker(), bound, begun_s)
-    exact = ExactConfig(limit_s=config.budget_s, gap=config.gap, search=config.search, seed=config.seed)
-    if exact.pricing_s <= time.perf_counter() - begun_s:
+    if not going_on:
         return
     generation = ColumnGeneration(slot, exact, begun_s, bound)
     generation.begin(search)
@@ -104,14 +105,20 @@ def _answers(slot: Slot, config: LadderConfig) -> Iterator[Callable[[], Solution
             yield generation.solution
 
 
-def _search_on(search: Search, config: LadderConfig, begun_s: float) -> None:
-    """Rounds that are usually enough, and more while the search has a share of the budget."""
+def _search_on(search: Search, config: LadderConfig, begun_s: float, pricing_s: float) -> bool:
+    """Rounds that are usually enough, and more while the search has a share of the budget.
+
+    Tells whether column generation can begin; where there is no time for it, all of the budget is searched.
+    """
     for done in itertools.count():
-        usual = done < config.search.patience * search.rounds
-        share = _SEARCHED if usual else min(_SEARCHED, config.search_share)
-        if time.perf_counter() - begun_s >= share * config.budget_s:
-            return
+        spent_s = time.perf_counter() - begun_s
+        if spent_s >= _SEARCHED * config.budget_s:
+            return False
+        enough = done >= config.search.patience * search.rounds and spent_s >= config.search_share * config.budget_s
+        if enough and _LONGER * spent_s <= pricing_s:
+            return True
         search.round()
+    return False
 
 
 def _solution(slot: Slot, worker: Int[ndarray, "n"], bound: float, begun_s: float) -> Solution:
