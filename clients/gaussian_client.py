@@ -57,7 +57,7 @@ from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
 
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
-NEAR_SHARE: Final = 0.95  # see `initial_points`: fits of a stretch are short
+NEAR_SHARE: Final = 1.0  # see `initial_points`: fits of a stretch are short, and others drive where it ends
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
 
@@ -181,7 +181,8 @@ class GaussianClient:
         views = [placed(view, request.world_from_own) for view in self.learned]
         log_gains, scale_m = observed_gains(request.scene, views), scene_scale(request.scene, views)
         means_lr = FitConfig.means_lr * request.pace
-        config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, means_lr=means_lr)
+        rates: dict[str, Any] = {"means_lr": means_lr, "visible_only": True}
+        config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, **rates)
         update = local_update(
             request.scene, request.round_number, views, config, scale_m, log_gains=log_gains, teacher=request.teacher
         )

@@ -98,7 +98,7 @@ def initial_points(
         known: xyz in the world [n, 3] and rgb [n, 3].
         seed: of all draws.
         ignore: pixels that are not to be used, such as those of moving objects.
-        near_share: of the points, see above; at most 0.95.
+        near_share: of the points, see above, 0..1.
 
     Raises:
         ValueError: a frame without image or with NaN or negative depth, a source that was asked for by name and is not
@@ -106,8 +106,8 @@ def initial_points(
     """
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}, want one of {', '.join(SOURCES)}")
-    if not 0 <= near_share <= MOST_SHARE:
-        raise ValueError(f"near_share is {near_share}, want 0 to {MOST_SHARE}")
+    if not 0 <= near_share <= 1:
+        raise ValueError(f"near_share is {near_share}, want 0 to 1")
     if count < 1:
         raise ValueError(f"count is {count}, want at least one initial point")
     photos, rng = Photos.of(frames, ignore), np.random.default_rng(seed)
@@ -254,7 +254,7 @@ def _beyond(distance_m: Float[ndarray, "n"], radius_m: float, near_share: float)
     """Where what no point covers may lie: from the nearest share of the points to the far shell, metres."""
     nearest_m, most_m = np.quantile(distance_m, [near_share, MOST_SHARE])
     far_m = max(FAR_RADII * radius_m, FAR_DISTANCES * most_m)
-    return max(float(nearest_m), 1e-3 * far_m), float(far_m)
+    return float(np.clip(nearest_m, 1e-3 * far_m, far_m)), float(far_m)
 
 
 def _out_of_view(total: int) -> ValueError:

@@ -38,12 +38,12 @@ class RegisterConfig:
         fewest, least_share: of the landmarks must match, both as a number and as a share.
     """
 
-    shifts_m: tuple[float, ...] = (-3.0, -1.5, 0.0, 1.5, 3.0)
-    coarse_points: int = 400
+    shifts_m: tuple[float, ...] = (-1.5, 0.0, 1.5)
+    coarse_points: int = 600
     coarse_m: tuple[float, float] = (1.0, 0.3)
-    fine_m: tuple[float, float] = (0.5, 0.05)
+    fine_m: tuple[float, float] = (0.5, 0.02)
     coarse_steps: int = 10
-    fine_steps: int = 20
+    fine_steps: int = 24
     finalists: int = 2
     fewest: int = 100
     least_share: float = 0.1

@@ -21,7 +21,7 @@ FARTHEST_M: Final = 1e6  # of any translation; beyond it squares overflow
 BETTER: Final = 1.02  # a loss may rise by this factor
 TYPICAL_LOSS: Final = 0.06  # that a good alignment leaves
 SIGMA_RAD, SIGMA_LOG_SCALE, SIGMA_M = 0.003, 0.003, 0.03  # of one that leaves it
-FELT, FELT_M = 0.1, 0.01  # one by LiDAR errs by so much of that, if it leaves such a distance from surfaces
+FELT, FELT_M, MANY = 0.1, 0.01, 800  # one by LiDAR errs by so much of that, if it leaves so many so near to surfaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +126,11 @@ def _edges_between(links: Sequence[Link], group_of: Mapping[str, str], in_group:
 
 
 def _edge(link: Link, a: str, b: str, a_from_b: Sim3) -> Edge:
-    """As uncertain as the loss that was left is large."""
-    felt, seen = FELT * max(link.after / FELT_M, 1.0) ** 2, max(link.after / TYPICAL_LOSS, 0.1) ** 2
-    times = felt if link.by == LIDAR else seen
+    """As uncertain as the loss that was left is large, and landmarks that were found are few."""
+    if link.by == LIDAR:
+        times = FELT * max(link.after / FELT_M, 1.0) ** 2 * max(MANY / link.views, 1.0)
+    else:
+        times = max(link.after / TYPICAL_LOSS, 0.1) ** 2
     return Edge(a, b, a_from_b, SIGMA_RAD * times, SIGMA_LOG_SCALE * times, SIGMA_M * times)
 
 
@@ -151,6 +153,7 @@ def _laid_out(names: Sequence[str], edges: Sequence[Edge], plan: Plan, anchors: 
     ]
     if not moved:
         return {name: Sim3.identity() for name in names}
+    moved.sort(key=lambda edge: edge.sigma_m)  # the first guess goes along the best
     solved = solve(moved, anchors[0], robust="cauchy")
     back = _shift(centre[anchors[0]])
     return {name: back @ solved[node[name]] @ _shift(-centre[name]) for name in names}
