@@ -62,12 +62,12 @@ from strategies.gaussian_state import FusionState
 SEEDS = (31, 32, 33)
 FULL = SurveyRequest(size_px=(192, 256))
 QUICK = SurveyRequest(size_px=(112, 160), part=0.5, vehicles=6, gaussians_per_view=150)
-POISON_PX = (128, 192)
+POISON_PX, QUICK_POISON_PX = (128, 192), (80, 112)
 KEPT = 0.8  # of the uploads, after borders are trimmed: what the centralised fit may have
 KITTI = SurveyRequest(size_px=(160, 480), rsus=2, vehicles=2, speed_ratio=1.0, gaussians_per_view=1500, anchors="first")
 ADDED_TO = (2, 4, 8, 16)
 FUSION = FusionConfig(align_rounds=2, refine_rounds=8)
-QUICK_FUSION = replace(FUSION, refine_rounds=4)
+QUICK_FUSION = replace(FUSION, refine_rounds=8, refine_steps=2.0)
 
 
 @dataclass(frozen=True)
@@ -331,9 +331,8 @@ def main() -> None:
         cap = round(KEPT * base.gaussians_per_view * count)
         central = [pool.submit(central_of, request, config, cap) for request in requests]
         ours = [pool.submit(seed_rows, request, config) for request in requests]
-        size_px, rounds = (base.size_px, 0) if arguments.quick else (POISON_PX, 2)
-        attacked = replace(requests[0], size_px=size_px)
-        poison = pool.submit(poison_facts, attacked, replace(config, refine_rounds=rounds))
+        attacked = replace(requests[0], size_px=QUICK_POISON_PX if arguments.quick else POISON_PX)
+        poison = pool.submit(poison_facts, attacked, replace(config, refine_rounds=2, refine_steps=4.0))
         for request, theirs, mine in zip(requests, central, ours, strict=True):
             found, measured = mine.result()
             street = [*found, {"seed": request.seed, **theirs.result().row("centralised")}]

@@ -13,7 +13,7 @@ from torch import Tensor
 from geometry import Sim3
 from recon.gaussians import Gaussians
 from recon.merge import Part, merged_parts
-from recon.plan import Plan
+from recon.plan import Plan, gap_m
 from recon.refine import Update, block_weights, combined, pooled, spread
 from strategies.gaussian_config import FusionConfig
 
@@ -54,7 +54,8 @@ def joined_by(
     """A scene with more regions, and which Gaussians of each RSU may still change.
 
     What an old region holds within it, farther from its border than half the band, keeps every bit. Where an old
-    RSU's cameras looked beyond their region, and the new one has something, that fades out.
+    RSU's cameras looked beyond their region, and the new one has something, that fades out. Old regions out of sight of
+    the new ones keep every bit, and cost nothing.
 
     Args:
         old: trained regions.
@@ -62,14 +63,17 @@ def joined_by(
         plan: with the stretches of all.
         config: widths.
     """
-    merged = fused_in_cloud({**old, **new}, plan, config)
-    kept, free = dict(merged), {rsu: torch.ones(len(merged[rsu]), dtype=torch.bool) for rsu in new}
-    for rsu, before in old.items():
+    new_m = plan.waypoints_of(new)
+    near = {rsu: part for rsu, part in old.items() if gap_m(plan.waypoints_of([rsu]), new_m) <= config.sight_m}
+    merged = fused_in_cloud({**near, **new}, plan, config)
+    kept, free = {**old, **merged}, {rsu: torch.ones(len(merged[rsu]), dtype=torch.bool) for rsu in new}
+    free |= {rsu: torch.zeros(len(old[rsu]), dtype=torch.bool) for rsu in old if rsu not in near}
+    for rsu, before in near.items():
         inside = plan.rsu_region(rsu)(before.means) > config.blend_m / 2
         outside_now = plan.rsu_region(rsu)(merged[rsu].means) <= config.blend_m / 2
         kept[rsu] = Gaussians.concat([before.select(inside), merged[rsu].select(outside_now)])
         free[rsu] = torch.arange(len(kept[rsu])) >= int(inside.sum())
-    return kept, free
+    return {rsu: kept[rsu] for rsu in sorted(kept)}, free
 
 
 @dataclass(frozen=True, eq=False)

@@ -224,6 +224,19 @@ def test_two_old_regions_and_a_new_one_between_them() -> None:
     assert set(np.arange(12.5, 18)) <= set(east_m(scene["2"])) <= set(np.arange(7.5, 23))
 
 
+def test_an_old_region_out_of_sight_keeps_every_bit_also_beyond_its_border() -> None:
+    """c's waypoints begin 11 m from a's last; what a has in c's region stays if that is out of sight."""
+    apart = Plan((stretch("a", "1", 0), stretch("b", "2", 10), stretch("c", "3", 20)))
+    old = {"1": balls(np.arange(0.5, 25)), "2": balls(np.arange(8.5, 25))}
+    new = {"3": balls(np.arange(15.5, 30))}
+    scene, free = joined_by(old, new, apart, replace(PLAIN, sight_m=5.0))
+    assert bits(scene["1"]) == bits(old["1"])
+    assert not free["1"].any()
+    assert len(scene["2"]) < len(old["2"])
+    near, _ = joined_by(old, new, apart, replace(PLAIN, sight_m=15.0))
+    assert len(near["1"]) < len(old["1"])
+
+
 def test_duplicates_at_a_border_do_not_touch_the_old_regions_interior() -> None:
     row = balls(np.arange(10.25, 30, 0.5))
     scene, free = joined_by({"west": row}, {"east": row}, PLAN, FusionConfig(duplicates=Duplicates()))
