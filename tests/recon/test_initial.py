@@ -288,6 +288,26 @@ def test_what_no_point_covers_lies_anywhere_behind_the_nearest_points() -> None:
     assert "; 300 where none of these is seen" in points.source
 
 
+def test_what_no_point_covers_may_begin_beyond_all_of_them() -> None:
+    """The left half of the image shows points 5 m away, but for its first column, which shows points at 20 m."""
+    size_px = (96, 160)
+    frame = make_frame(0.0, 0, size_px)
+    row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
+    rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 48) / FOCAL], axis=1)
+    sphere = np.where(column < 1, 20, 5)[:, None] * rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    points = initial_points([frame], 1000, known=cloud(sphere[column < 64]), near_share=1.0)
+    far = points.rgb[:, 1] >= 80
+    away_m = np.linalg.norm(points.xyz_world[far], axis=1)
+    assert 20 < away_m.min() < 20.1
+    assert 24 < away_m.max() < 25.1  # the shell: five times the 5 m within which 95 % lie
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
+def test_the_share_of_near_points_is_checked(share: float) -> None:
+    with pytest.raises(ValueError, match="near_share is"):
+        initial_points([make_frame()], 10, source="random", near_share=share)
+
+
 def test_nothing_far_where_points_cover_the_image() -> None:
     frame = make_frame(number=1)
     points = initial_points([frame], 1000, known=cloud([[0, 5, 0], [-1.5, 5, 0], [1.5, 5, 0]]))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clients.gaussian_messages import LIDAR
 from geometry import Sim3
 from recon.chart import rotation_matrix
 from recon.plan import Plan, Stretch
@@ -165,6 +166,27 @@ def test_two_that_say_different_things_meet_half_way() -> None:
 def test_the_link_that_left_the_smaller_loss_counts_more() -> None:
     links = [Link("a", "b", shifted(0.01), 1, GOOD, 1), Link("a", "b", shifted(0.03), 1, 2 * GOOD, 1)]
     assert 0.01 <= placed_vehicles(PLAN, "ab", links)["b"].translation_m[0] < 0.015
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [Link("a", "b", shifted(0.03), 1, GOOD, 8), *(
+        Link("a", "b", shifted(0.03), 0.2, after, views, LIDAR) for after, views in ((0.02, 1000), (0.01, 200)))],
+)  # fmt: skip
+def test_lidar_counts_more_than_images_and_most_where_much_lies_close(worse: Link) -> None:
+    best = Link("a", "b", shifted(0.01), 0.2, 0.01, 1000, LIDAR)
+    assert 0.01 <= placed_vehicles(PLAN, "ab", [worse, best])["b"].translation_m[0] < 0.015
+
+
+def test_a_wrong_link_of_a_loop_is_left_out_however_sure_it_seems() -> None:
+    """By LiDAR; b lies 5 m beyond where the other links have it, which twenty landmarks too few give away."""
+    true = worlds(1)
+    links = [replace(found(pair, true), after=0.01, views=1200, by=LIDAR) for pair in (*CHAIN, "ac", "bd", "ce", "df")]
+    wrong = Link("a", "b", shifted(5.0) @ found("ab", true).a_from_b, 0.2, 0.01, 780, LIDAR)
+    one_rsu = Plan(tuple(replace(stretch, rsu="1") for stretch in PLAN.stretches))
+    places = placed_vehicles(one_rsu, "abcdef", [wrong, *links])
+    for name, place in places.items():
+        same(place, true[name], 0.01)
 
 
 def test_a_loop_that_does_not_close_is_spread_over_its_links() -> None:
