@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from clients.gaussian_messages import LIDAR
 from fl_app.history import History
 from strategies.gaussian_report import FusionReport
 from strategies.report import EvaluateReport, RoundReport
@@ -45,14 +46,19 @@ def fusion_line(report: FusionReport, rounds: int, error_m: float | None) -> str
     parts = [
         f"round {report.round}/{rounds}",
         report.job,
-        f"{report.accepted}/{report.wanted} vehicles",
+        f"{report.accepted}/{report.wanted} vehicles" if report.wanted else "nobody has to be asked",
         f"{sum(report.gaussians.values())} Gaussians",
-        f"{len(report.links)} links, {error_m:.3f} m off" if error_m is not None else "",
+        _links(report, error_m) if error_m is not None else "",
         f"{report.wall_s:.1f} s",
         f"up {megabytes(t.vehicle_up)}, down {megabytes(t.vehicle_down)}",
         f"lost {len(report.losses)}" if report.losses else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _links(report: FusionReport, error_m: float) -> str:
+    felt = sum(link.by == LIDAR for link in report.links)
+    return f"{felt} links by LiDAR, {len(report.links) - felt} by images, {error_m:.3f} m off"
 
 
 def judged_line(report: EvaluateReport) -> str:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from clients.gaussian_messages import LIDAR
 from strategies.gaussian_report import FusionReport
 from strategies.report import EvaluateReport, RoundReport
 
@@ -41,6 +42,7 @@ def fusion_row(report: FusionReport) -> dict[str, float]:
         "replies/lost": len(report.losses),
         "scene/gaussians": sum(report.gaussians.values()),
         "align/links": len(report.links),
+        "align/links-lidar": sum(link.by == LIDAR for link in report.links),
     }
     row |= {f"bytes/{name.replace('_', '-')}": value for name, value in vars(report.traffic).items()}
     row |= {f"dropped/{cause}": count for cause, count in report.dropped.items()}

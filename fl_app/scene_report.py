@@ -110,8 +110,9 @@ def _placing(
         text.append(
             f"Mean error of cameras: {history.series('align/seed-m')[-1][1]:.3f} m as positioned, then {steps}."
         )
-    if links := [f"{count:.0f}" for _, count in history.series("align/links") if count]:
-        text.append(f"Sightings of neighbours that were believed, by round: {', '.join(links)}.")
+    if links := [count for _, count in history.series("align/links") if count]:
+        felt = sum(count for _, count in history.series("align/links-lidar"))
+        text.append(f"Neighbours were found {felt:.0f} times by LiDAR, {sum(links) - felt:.0f} times by images.")
     if lost:
         text.append(f"Not aligned, for want of an upload or of links: {', '.join(lost)}.")
     caption = "Arrows point from where a stretch is to where it was put; lengths are larger than life."
