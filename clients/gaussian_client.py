@@ -51,6 +51,7 @@ from recon.landmarks import landmarks, surface_map
 from recon.merge import trim
 from recon.objective import LossWeights, render_view
 from recon.refine import REFINE_WEIGHTS, Update, local_update
+from recon.refusal import AcceptanceConfig, sound_rows
 from recon.region import waypoint_region, widened
 from recon.register import register
 from recon.scene_scale import scene_scale
@@ -135,10 +136,10 @@ class GaussianClient:
         state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)
         fit(state, config, self.learned)
         fitted = state.gaussians.detach()
-        kept = fitted
+        kept = fitted.select(sound_rows(fitted, AcceptanceConfig()))
         if math.isfinite(request.margin_m):
             region = waypoint_region(request.own_m, request.others_m)
-            kept = trim(fitted, widened(region, request.margin_m), 0.0)
+            kept = trim(kept, widened(region, request.margin_m), 0.0)
         metrics = {"fit-cpu-s": time.thread_time() - began_s, "gaussians-fitted": len(fitted)}
         return FitReply(kept, len(self.learned), {**metrics, "gaussians-sent": len(kept)}, self._landmarks(request))
 

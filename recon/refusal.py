@@ -187,24 +187,40 @@ def landmarks_refusal(points_m: Float[ndarray, "k 3"], config: AcceptanceConfig)
     return None
 
 
+def sound_rows(gaussians: Gaussians, config: AcceptanceConfig) -> Bool[Tensor, "n"]:
+    """Which Gaussians an RSU would take by their values: what an honest vehicle sends, for one row spoils an upload."""
+    values = {name: _numpy(tensor) for name, tensor in gaussians.tensors().items()}
+    sound = np.ones(len(gaussians), bool)
+    for column in values.values():
+        sound &= np.isfinite(column).reshape(len(column), math.prod(column.shape[1:])).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        for _, _, broken, _ in _limits(values, config):
+            sound &= ~broken.reshape(len(broken), math.prod(broken.shape[1:])).any(axis=1)
+    return torch.from_numpy(sound)
+
+
 def _insane(values: Mapping[str, ndarray], config: AcceptanceConfig) -> Refusal | None:
     """The first limit of values that a finite upload breaks."""
+    for cause, name, broken, what in _limits(values, config):
+        if bad := _count(broken):
+            return Refusal(cause, f"{name} is {what} in {bad} of {len(broken)} rows; leave these out")
+    return None
+
+
+def _limits(values: Mapping[str, ndarray], config: AcceptanceConfig) -> list[tuple[Cause, str, ndarray, str]]:
+    """Each limit of values: its cause, the field, where it is broken, and what that is called."""
     away_m = np.abs(values["means"] - np.array(config.centre_m))
     length = np.abs(values["quats"]).max(axis=1, initial=0)
     small, large = math.log(config.smallest_m), math.log(config.largest_m)
     off_scale = (values["log_scales"] < small) | (values["log_scales"] > large)
     limits = f"{config.smallest_m:g}..{config.largest_m:g}"
-    checks = [
+    return [
         (Cause.POSITION, "means", away_m > config.farthest_m, f"beyond {config.farthest_m:g} m from the centre"),
         (Cause.SCALE, "log_scales", off_scale, f"outside the log of {limits} m"),
         (Cause.ROTATION, "quats", (length < 1e-6) | (length > 1e6), "zero or too large to be normalised"),
         (Cause.OPACITY, "logit_opacities", np.abs(values["logit_opacities"]) > config.largest_logit, "out of range"),
         (Cause.COLOUR, "sh", np.abs(values["sh"]) > config.largest_sh, f"beyond {config.largest_sh:g}"),
     ]
-    for cause, name, broken, what in checks:
-        if bad := _count(broken):
-            return Refusal(cause, f"{name} is {what} in {bad} of {len(broken)} rows; leave these out")
-    return None
 
 
 def _numpy(array: Tensor | ndarray) -> ndarray:

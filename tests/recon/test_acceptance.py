@@ -28,6 +28,7 @@ from recon.acceptance import (
 )
 from recon.gaussians import Gaussians
 from recon.objective import render_view
+from recon.refusal import sound_rows
 from recon.views import View
 
 CONFIG = AcceptanceConfig()
@@ -326,3 +327,17 @@ def test_check_views_follow_the_road_uphill() -> None:
 def test_bad_arguments_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("means", 6000.0), ("log_scales", -12.0), ("log_scales", 7.0), ("quats", 0.0), ("logit_opacities", 31.0),
+     ("sh", -51.0), ("means", math.nan), ("quats", math.inf)],
+)  # fmt: skip
+def test_rows_that_would_spoil_an_upload_are_told_before_it_is_sent(name: str, value: float) -> None:
+    tensors = {field: torch.from_numpy(np.array(column)) for field, column in with_one(name, value).items()}
+    broken = Gaussians.unchecked(**tensors)
+    rows = sound_rows(broken, CONFIG)
+    assert rows.tolist() == [True, False, True, True]
+    assert refusal(broken, Budget.of(4), CONFIG) is not None
+    assert refusal(broken.select(rows), Budget.of(4), CONFIG) is None
