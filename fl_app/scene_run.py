@@ -28,7 +28,7 @@ from recon.spz import write_spz
 from strategies.gaussian_fusion import GaussianFusion
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import whole
-from strategies.gaussian_state import BASE, FusionState
+from strategies.gaussian_state import FusionState
 from strategies.report import EvaluateReport
 
 logger = logging.getLogger("convoy")
@@ -183,11 +183,11 @@ def begun(config: RunConfig) -> FusionState:
         return FusionState()
     saved = checkpoint.load_arrays(Path(config.add_to))
     earlier = FusionState.restore(saved.arrays, saved.counters)
-    scene, marks = earlier.scene, earlier.all_landmarks()
+    scene = earlier.scene
     there = sorted(set(scene) & set(config.regions_wanted)) if config.regions_wanted else sorted(scene)
     if not scene or there:
         raise DataError(f"add-to: {config.add_to} {'has ' + ', '.join(there) if scene else 'has no scene yet'}")
-    return FusionState(base=scene, landmarks={BASE: marks} if len(marks) else {})
+    return earlier.added_to()
 
 
 def close(run: SceneRun, status: str) -> None:

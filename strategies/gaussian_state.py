@@ -71,6 +71,11 @@ class FusionState:
         own = [self.world_from[n].apply(self.landmarks[n].astype(np.float64)) for n in sorted(self.tied)]
         return np.concatenate([self.landmarks.get(BASE, np.zeros((0, 3))), *own]).astype(np.float32)
 
+    def added_to(self) -> "FusionState":
+        """Before the first round of a run that adds to this one's scene."""
+        marks = self.all_landmarks()
+        return FusionState(base=self.scene, landmarks={BASE: marks} if len(marks) else {})
+
     @classmethod
     def restore(cls, arrays: Arrays, counters: Mapping[str, Any]) -> "FusionState":
         """Inverse of `arrays` and `counters`.
