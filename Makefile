@@ -35,9 +35,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 -m "not simulation"
+	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 -m "not simulation and not slow"
 
 test: check
+	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 -m "slow and not simulation"
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m simulation
 
 bench: $(READY)

@@ -100,6 +100,7 @@ def town_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("town_cache")
 def test_generated_towns_are_data_too(tmp_path: Path) -> None:
     result = invoke("info", "town:hamlet")

@@ -183,6 +183,7 @@ def test_a_size_lowers_the_cap(original: Path, tmp_path: Path) -> None:
     assert 100 < len(read_ply(out)) <= int(cap[1])
 
 
+@pytest.mark.slow
 def test_a_smaller_file_of_the_same_scene(original: Path, tmp_path: Path) -> None:
     pytest.importorskip("gsply", reason="pip install convoy[spz]")
     words = {name: done("fit", original, "-o", tmp_path / f"scene.{name}", *OPTIONS) for name in ("ply", "spz")}

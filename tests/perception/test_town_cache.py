@@ -89,6 +89,7 @@ def test_the_root_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
     assert cache_root() == Path.home() / ".cache" / "convoy"
 
 
+@pytest.mark.slow
 def test_an_interrupted_rendering_resumes_and_renders_only_what_lacks(tmp_path: Path) -> None:
     town_fleet(TINY, workers=1, root=tmp_path)
     before = _bytes(tmp_path)
@@ -114,6 +115,7 @@ def test_a_corrupt_frame_is_rendered_again_with_a_warning(tmp_path: Path) -> Non
     np.testing.assert_array_equal(frame.image, read_frame(path).image)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_from_one_process_and_from_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process builds the town from nothing, so this is also two builds from one seed."""
     town_fleet(TINY, workers=1, root=tmp_path / "one")
@@ -151,6 +153,7 @@ def _broken(*_: object) -> None:
     raise town_rendering.BrokenProcessPool("a worker died")
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_renders_in_processes_all_the_same(tmp_path: Path) -> None:
     script = Path(__file__).with_name("unguarded.py")
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=100)

@@ -21,10 +21,13 @@ from perception.datasets.town.signals import Light, green, has_signals
 from perception.datasets.town.sumo_driver import build_network, drive_sumo, run_job, sumo_job
 from perception.datasets.town.traffic import plan_day, plan_holdout
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("libsumo", "sumo")),
-    reason="SUMO is not installed: pip install 'convoy[sumo]'",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("libsumo", "sumo")),
+        reason="SUMO is not installed: pip install 'convoy[sumo]'",
+    ),
+]
 
 HAMLET = replace(PRESETS["hamlet"], seed=3, driver="sumo")
 

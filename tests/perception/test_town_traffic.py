@@ -1,6 +1,5 @@
 """Traffic of the town: lights, right of way, zebras, indicators, and that nobody drives through anybody."""
 
-import time
 import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
@@ -254,9 +253,10 @@ def test_a_city_plans_one_vehicles_day_at_the_cost_of_its_surroundings() -> None
     layout = plan_town(CITY)
     assert (len(layout.xs_m), len(layout.ys_m)) == (24, 24)
     assert regions_near(layout, {0}, 120.0) == [0, 1, 8, 9]
-    begin = time.process_time()
-    assert len(plan_day(layout, CITY, 0, 48).sensing) == 1
-    assert time.process_time() - begin < 3.0
+    day = plan_day(layout, CITY, 0, 48)
+    assert len(day.sensing) == 1
+    far = [actor for actor in day.actors if layout.region_at(*actor.track[0, :2]) not in (0, 1, 8, 9)]
+    assert len(far) < 0.1 * len(day.actors)  # nobody is planned for the other 60 regions; some drive out of these four
     tracemalloc.start()
     plan_day(layout, replace(CITY, warmup_s=0.4), 0, 1)  # tracing is slow
     peak = tracemalloc.get_traced_memory()[1]
@@ -327,6 +327,7 @@ def test_an_unknown_driver_is_refused() -> None:
         plan_day(plan_town(config), config, 0, 2)
 
 
+@pytest.mark.slow
 def test_the_holdout_starts_although_somebody_else_would_start_there() -> None:
     """In the village of seed 9 a driver of region 0 would start inside the vehicle of the holdout."""
     config = TownConfig(seed=9, holdout_frames=4)

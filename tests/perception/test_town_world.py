@@ -366,6 +366,7 @@ def test_drives_of_another_length_drift_at_another_pace_and_lie_in_another_folde
     assert Store(tmp_path, short).folder != Store(tmp_path, long).folder
 
 
+@pytest.mark.slow
 def test_a_fresh_process_renders_the_same_frames(digests: dict[str, list[str]]) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -430,6 +431,7 @@ def _painted(scenery: Scenery, light: object, first: int) -> tuple[np.ndarray, n
     return albedo.rgb, albedo.gloss, albedo.glow
 
 
+@pytest.mark.slow
 def test_traversals_drive_the_same_streets_in_another_light() -> None:
     """Days 0 to 3 are vehicles 0, 4, 8 and 12 of two regions: day, dusk, night, rain. Wherever traffic lets them be by
     then, they are on the lane that day 0 drives along in its two minutes.
