@@ -134,7 +134,16 @@ def simulate(wish: Wish, scene: Scene, decider: Decider, executor: Executor) -> 
         ValueError: as `controller_of`.
     """
     controller = controller_of(wish, scene.workers, scene, decider, executor)
+    _warm_up(decider, wish)
     return controller.run(noisy(scene.states(), wish.gps_noise, seed=wish.seed))
+
+
+def _warm_up(decider: Decider, wish: Wish) -> None:
+    """Load libraries and compile the search before the first slot, which would take a second longer than the others."""
+    seen = random_scenario(config=replace(wish.scenario(), participants="all"))
+    assignment = decider.policy.assign(seen.slot)
+    if decider.refine is not None:
+        decider.refine(seen, assignment)
 
 
 def means(ticks: Sequence[Tick]) -> dict[str, float]:
