@@ -4,7 +4,6 @@ Three rungs: the clusters as grown and improved first, in milliseconds; more rou
 generation with its choice in whole clusters and its bound, for what is left of the time.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from edge.offload.capacity import assignment_of, places, value_of
-from edge.offload.exact import ColumnGeneration, ExactConfig, loose_bound, nothing_to_decide
+from edge.offload.capacity import assignment_of, loose_bound, nothing_to_decide, value_of
+from edge.offload.exact import ColumnGeneration, ExactConfig
 from edge.offload.heuristic import Search, SearchConfig, search_of
 from edge.offload.model import UNASSIGNED, Assignment, Slot, Solution
 from edge.offload.post import tidy
@@ -84,17 +83,16 @@ def _answers(slot: Slot, config: LadderConfig) -> Iterator[Callable[[], Solution
     if nothing_to_decide(slot):
         yield partial(_solution, slot, np.full(len(slot), UNASSIGNED), 0.0, begun_s)
         return
-    bound = loose_bound(slot.pair_value, places(slot))
+    bound = loose_bound(slot)
     search = search_of(slot, config.search, config.seed)
-    worker = search.worker()
-    value = value_of(slot.pair_value, worker)
-    yield partial(_solution, slot, worker, bound, begun_s)
+    first = search.worker()
+    yield partial(_solution, slot, first, bound, begun_s)
     exact = ExactConfig(limit_s=config.budget_s, gap=config.gap, search=config.search, seed=config.seed)
     going_on = _search_on(search, config, begun_s, exact.pricing_s)
-    found = value_of(slot.pair_value, search.worker())
-    if found > value:
-        value = found
-        yield partial(_solution, slot, search.worker(), bound, begun_s)
+    worker = search.worker()
+    value = value_of(slot.pair_value, worker)
+    if value > value_of(slot.pair_value, first):
+        yield partial(_solution, slot, worker, bound, begun_s)
     if not going_on:
         return
     generation = ColumnGeneration(slot, exact, begun_s, bound)
@@ -110,14 +108,13 @@ def _search_on(search: Search, config: LadderConfig, begun_s: float, pricing_s: 
 
     Tells whether column generation can begin; where there is no time for it, all of the budget is searched.
     """
-    for done in itertools.count():
-        spent_s = time.perf_counter() - begun_s
-        if spent_s >= _SEARCHED * config.budget_s:
-            return False
-        enough = done >= config.search.patience * search.rounds and spent_s >= config.search_share * config.budget_s
+    left = config.search.patience * search.rounds
+    while (spent_s := time.perf_counter() - begun_s) < _SEARCHED * config.budget_s:
+        enough = left <= 0 and spent_s >= config.search_share * config.budget_s
         if enough and _LONGER * spent_s <= pricing_s:
             return True
         search.round()
+        left -= 1
     return False
 
 

@@ -32,6 +32,21 @@ def places(slot: Slot) -> Int[ndarray, "n m"]:
     return counts
 
 
+def nothing_to_decide(slot: Slot) -> bool:
+    """Whether no assignment has any value: there is nobody, nobody gains, or no two tasks end in time anywhere."""
+    return not slot.pair_value.any() or bool((places(slot) < 2).all())
+
+
+def loose_bound(slot: Slot) -> float:
+    """What no assignment exceeds, without any search: every user with as many of its best partners as find place."""
+    partners = np.maximum(places(slot).max(axis=1, initial=0) - 1, 0)
+    user, other = np.nonzero(slot.pair_value)
+    worth = slot.pair_value[user, other]
+    order = np.lexsort((-worth, user))
+    rank = np.arange(len(order)) - np.searchsorted(user, user)  # among the partners of a user, best first
+    return float(worth[order][rank < partners[user]].sum() / 2)
+
+
 def feasible(slot: Slot, worker: Int[ndarray, "n"]) -> bool:
     """Whether every assigned user is allowed where it is and ends in time."""
     used = np.flatnonzero(worker != UNASSIGNED)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from edge.offload.capacity import assignment_of, places, value_of
+from edge.offload.capacity import assignment_of, loose_bound, nothing_to_decide, value_of
 from edge.offload.clusters import Packing, Pool, all_clusters, members_of, workers_of
-from edge.offload.heuristic import Search, SearchConfig, search_of
+from edge.offload.heuristic import Search, SearchConfig, searched
 from edge.offload.knapsack import Budget
 from edge.offload.master import Relaxation, pack, relax
 from edge.offload.model import UNASSIGNED, Assignment, Slot, Solution
@@ -82,21 +82,6 @@ def solve_exact(slot: Slot, config: ExactConfig | None = None) -> Solution:
     return generation.solution()
 
 
-def nothing_to_decide(slot: Slot) -> bool:
-    """Whether no assignment has any value: there is nobody, nobody gains, or no two tasks end in time anywhere."""
-    return not slot.pair_value.any() or bool((places(slot) < 2).all())
-
-
-def loose_bound(weights: Float[ndarray, "n n"], most: Int[ndarray, "n m"]) -> float:
-    """What no assignment exceeds, without any search: every user with as many of its best partners as find place."""
-    partners = np.maximum(most.max(axis=1, initial=0) - 1, 0)
-    user, other = np.nonzero(weights)
-    worth = weights[user, other]
-    order = np.lexsort((-worth, user))
-    rank = np.arange(len(order)) - np.searchsorted(user, user)  # among the partners of a user, best first
-    return float(worth[order][rank < partners[user]].sum() / 2)
-
-
 class ColumnGeneration:
     """Column generation for one slot, step by step.
 
@@ -110,7 +95,7 @@ class ColumnGeneration:
         self.slot, self.config = slot, config
         self.packing = Packing.of(slot)
         self.worker = np.full(len(slot), UNASSIGNED)
-        self.value, self.bound = 0.0, loose_bound(slot.pair_value, places(slot)) if bound is None else bound
+        self.value, self.bound = 0.0, loose_bound(slot) if bound is None else bound
         self.pool = Pool.of(self.packing, np.zeros((0, len(slot)), dtype=bool))
         self._relaxed: tuple[Pool, Relaxation] | None = None
         self.converged = False  # no cluster would make the relaxation better
@@ -137,10 +122,7 @@ class ColumnGeneration:
         if nothing_to_decide(self.slot):
             self.bound = 0.0
             return False
-        search = search_of(self.slot, self.config.search, self.config.seed)
-        for _ in range(self.config.search.patience * search.rounds):
-            search.round()
-        self.begin(search)
+        self.begin(searched(self.slot, self.config.search, self.config.seed))
         return True
 
     def begin(self, search: Search) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from numpy import ndarray
 
 _NEVER: Final = np.float32(-1e4)
@@ -31,6 +31,11 @@ class GrowConfig:
     regrets: tuple[float, ...] = (0.0, 0.2, 0.5)
     seed_ties: tuple[float, ...] = (0.05, 10.0)
     shuffle: float = 2.5
+
+
+def scaled(weights: Float[ndarray, "n n"]) -> Float32[ndarray, "n n"]:
+    """The weights in single precision, divided by the largest."""
+    return (weights / (weights.max(initial=0) or 1)).astype(np.float32)
 
 
 def grow(

@@ -13,14 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from edge.offload.batch import BatchSearch, SearchConfig
-from edge.offload.capacity import assignment_of, places
+from edge.offload.batch import BatchSearch
+from edge.offload.capacity import assignment_of, nothing_to_decide, places
 from edge.offload.compiled import CompiledSearch, unavailable
 from edge.offload.model import UNASSIGNED, Assignment, Slot
 from edge.offload.patches import PatchSearch
 from edge.offload.post import tidy
-
-__all__ = ["Heuristic", "Search", "SearchConfig", "search_of", "solve"]
 
 logger = logging.getLogger("convoy")
 _MANY: Final = 80  # users beyond whom numpy improves a part of the clusters at a time
@@ -47,6 +45,27 @@ class Search(Protocol):
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """How long is searched, and how widely.
+
+    Args:
+        patience: how many times as many rounds as are usually enough.
+        chains: assignments that the compiled search improves side by side for a few dozen users.
+
+    Raises:
+        ValueError: a count is below 1.
+    """
+
+    patience: int = 1
+    chains: int = 8
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count < 1:
+                raise ValueError(f"SearchConfig: {name} must be at least 1, got {count}")
+
+
+@dataclass(frozen=True)
 class Heuristic:
     """The policy.
 
@@ -65,13 +84,17 @@ class Heuristic:
 
 def solve(slot: Slot, config: SearchConfig | None = None, seed: int = 0) -> Int[ndarray, "n"]:
     """Worker of each user, `UNASSIGNED` for none, as found by the search."""
-    if not slot.pair_value.any():
+    if nothing_to_decide(slot):
         return np.full(len(slot), UNASSIGNED)
-    config = config or SearchConfig()
+    return searched(slot, config or SearchConfig(), seed).worker()
+
+
+def searched(slot: Slot, config: SearchConfig, seed: int) -> Search:
+    """The search after as many rounds as the config asks for."""
     search = search_of(slot, config, seed)
     for _ in range(config.patience * search.rounds):
         search.round()
-    return search.worker()
+    return search
 
 
 def search_of(slot: Slot, config: SearchConfig, seed: int) -> Search:
@@ -83,7 +106,7 @@ def search_of(slot: Slot, config: SearchConfig, seed: int) -> Search:
     if why is None:
         return CompiledSearch(slot.pair_value, most, config.chains, seed)
     _warn(why)
-    return (BatchSearch if len(slot) <= _MANY else PatchSearch)(slot.pair_value, most, config, seed)
+    return (BatchSearch if len(slot) <= _MANY else PatchSearch)(slot.pair_value, most, seed)
 
 
 @cache

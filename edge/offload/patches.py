@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from edge.offload.batch import BatchSearch, SearchConfig
+from edge.offload.batch import BatchSearch
 from edge.offload.clusters import members_of
-from edge.offload.grow import GrowConfig, grow
+from edge.offload.grow import GrowConfig, grow, scaled
 from edge.offload.levels import draw_capacities, levels_of
 from edge.offload.model import UNASSIGNED
 
@@ -24,17 +24,14 @@ class PatchSearch:
     Args:
         weights: worth of a pair, symmetric, 0 or more.
         most: head-count of each user at each worker.
-        config: see `SearchConfig`.
         seed: decides everything.
     """
 
     rounds: ClassVar[int] = 6
     """Rounds that are usually enough."""
 
-    def __init__(
-        self, weights: Float[ndarray, "n n"], most: Int[ndarray, "n m"], config: SearchConfig, seed: int
-    ) -> None:
-        self.weights, self.most, self.config = weights, most, config
+    def __init__(self, weights: Float[ndarray, "n n"], most: Int[ndarray, "n m"], seed: int) -> None:
+        self.weights, self.most = weights, most
         self.rng, self.none = np.random.default_rng(seed), most.shape[1]
         self.labels = _first_labels(weights, most, self.rng)
         self.seen = [self.labels.copy()]  # all that was found between two rounds
@@ -81,7 +78,7 @@ class PatchSearch:
         place = np.full(self.none + 1, len(clusters))
         place[clusters] = np.arange(len(clusters))
         patch = self.weights[np.ix_(users, users)], self.most[np.ix_(users, clusters)]
-        search = BatchSearch(*patch, self.config, int(self.rng.integers(2**32)), place[self.labels[users]])
+        search = BatchSearch(*patch, int(self.rng.integers(2**32)), place[self.labels[users]])
         search.round()
         self.labels[users] = np.append(clusters, self.none)[search.worker()]
 
@@ -92,5 +89,4 @@ def _first_labels(
     users, workers = most.shape
     capacities, opened = draw_capacities(levels_of(most), 1, rng), np.ones((1, workers), dtype=bool)
     allowed = most[None] >= np.maximum(capacities, 1)
-    scaled = (weights / (weights.max(initial=0) or 1)).astype(np.float32)
-    return grow(scaled, np.full((1, users), workers), capacities, allowed, opened, rng, _FIRST)[0]
+    return grow(scaled(weights), np.full((1, users), workers), capacities, allowed, opened, rng, _FIRST)[0]

@@ -17,10 +17,10 @@ from edge.offload.compiled import CompiledSearch, unavailable
 from edge.offload.descent import descend
 from edge.offload.evaluate import evaluate
 from edge.offload.exact import ExactConfig, solve_exact
-from edge.offload.heuristic import Heuristic, Search, SearchConfig, solve
-from edge.offload.model import UNASSIGNED, Slot, Task
+from edge.offload.heuristic import Heuristic, Search, solve
+from edge.offload.model import UNASSIGNED, Slot
 from edge.offload.patches import PatchSearch
-from tests.edge.offload_slots import best_value, changed, make_slot
+from tests.edge.offload_slots import best_value, make_slot
 
 Make = Callable[[Slot, int], Search]
 
@@ -30,11 +30,11 @@ def compiled(slot: Slot, seed: int) -> Search:
 
 
 def batch(slot: Slot, seed: int) -> Search:
-    return BatchSearch(slot.pair_value, places(slot), SearchConfig(), seed)
+    return BatchSearch(slot.pair_value, places(slot), seed)
 
 
 def patches(slot: Slot, seed: int) -> Search:
-    return PatchSearch(slot.pair_value, places(slot), SearchConfig(), seed)
+    return PatchSearch(slot.pair_value, places(slot), seed)
 
 
 needs_compiler = pytest.mark.skipif(unavailable() is not None, reason="needs a C++ compiler")
@@ -90,7 +90,7 @@ def test_rounds_keep_head_counts_and_never_get_worse(make: Make, mixed: bool) ->
         search.round()
     assert np.all(np.diff(values) > -1e-6)
     assert values[-1] > values[0]
-    assert any((search.clusters() == one).all(axis=1).any() for one in clusters_of(search.worker(), 20))
+    assert all((search.clusters() == one).all(axis=1).any() for one in clusters_of(search.worker(), 20))
 
 
 def clusters_of(worker: Int[ndarray, "n"], workers: int) -> list[ndarray]:
@@ -150,19 +150,6 @@ def test_numpy_finds_no_move_that_gains_after_the_compiled_search() -> None:
         weights = (slot.pair_value / slot.pair_value.max()).astype(np.float32)
         moved, _ = descend(weights, labels, most.max(axis=0, keepdims=True))
         np.testing.assert_array_equal(moved, labels)
-
-
-@needs_compiler
-def test_a_full_cluster_takes_who_is_worth_more() -> None:
-    """Two places at 1 GHz: of three users, the two who are worth 3 to each other, whichever came first."""
-    value = np.array([[0, 1, 2], [0, 0, 3], [0, 0, 0]], dtype=np.float64)
-    task = Task(bits=2e5, cycles=2e8, deadline_s=0.45)
-    slot = changed(make_slot(3, 1, 0), value=value, tasks=[task] * 3, uplink_bps=np.full((3, 1), 1e7))
-    two = Task(bits=2e5, cycles=0.5 * slot.cycles_per_s[0] * 0.4, deadline_s=0.45)
-    slot = changed(slot, tasks=[two] * 3)
-    assert places(slot).tolist() == [[2]] * 3
-    for seed in range(5):
-        assert solve(slot, seed=seed).tolist() == [UNASSIGNED, 0, 0]
 
 
 @pytest.mark.usefixtures("numpy_alone")
