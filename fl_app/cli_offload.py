@@ -1,6 +1,6 @@
 """`convoy offload`: which vehicles fuse their views at which RSU; one slot, a run, or policies side by side."""
 
-import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +19,6 @@ from edge.offload.model import UNIT_BITS
 from edge.offload.picture import save_animation, save_picture
 from edge.offload.policies import POLICIES
 from edge.offload.scenario import AREAS, PARTICIPANTS
-from edge.offload.scenario_random import random_scenario
 from fl_app.cli_recon_show import scene_errors_as_exit
 from fl_app.console import console, say
 from fl_app.offload_families import ORACLE, RANDOM, SCENES, UNION, decider_of, open_any
@@ -37,22 +36,37 @@ COMPARED: Final = "ours,union,algorithm1,go,cpto,random"
 _PREDICTORS: Final = ", ".join([*PREDICTORS, ORACLE])
 _SCENES: Final = ", ".join(SCENES)
 
+
+def _number(name: str, words: str, least: float = 0, *, above: bool = False, endless: bool = False) -> Any:
+    """An option for a number of `least` or more, or `above` it; infinity is refused unless it is `endless`."""
+    want = f"more than {least:g}" if above else f"{least:g} or more"
+    kind = "number or inf" if endless else "finite number"
+
+    def check(value: float | None) -> float | None:
+        if value is None or ((value > least if above else value >= least) and (endless or value < math.inf)):
+            return value
+        raise typer.BadParameter(f"{value:g}: want a {kind}, {want}.")
+
+    return typer.Option(name, callback=check, help=words)
+
+
 SceneArgument = Annotated[str, typer.Argument(help=f"Vehicles and RSUs: {_SCENES}.")]
 Policy = Annotated[str, typer.Option("--policy", help=f"Who decides: {_POLICIES}.")]
 Predictor = Annotated[str, typer.Option("--predictor", help=f"Who tells of turns: {_PREDICTORS}.")]
-Start = Annotated[float | None, typer.Option("--start", min=0, help="Time of the first slot, s; none for the scene's.")]
-Seconds = Annotated[float, typer.Option("--seconds", min=1, help="How long, s; a slot is decided every second.")]
+Start = Annotated[float | None, _number("--start", "Time of the first slot, s; none for the scene's.")]
+Seconds = Annotated[float, _number("--seconds", "How long, s; a slot is decided every second.", 1)]
 Vehicles = Annotated[int, typer.Option("--vehicles", min=0, help="Look at the first so many alone; 0 looks at all.")]
 Who = Annotated[str, typer.Option("--who", help=f"Who takes part: {' or '.join(PARTICIPANTS)}.")]
-Deadline = Annotated[float, typer.Option("--deadline", help="Of every task, from sending to fused, s.")]
+Deadline = Annotated[float, _number("--deadline", "Of every task, from sending to fused, s.", above=True)]
 Size = Annotated[str, typer.Option("--size", help=f"Of a vehicle's features, in {', '.join(UNIT_BITS)}.")]
-Ghz = Annotated[float, typer.Option("--ghz", help="c of the paper: RSUs compute at 1, 2 or 3 GHz more.")]
+Ghz = Annotated[float, _number("--ghz", "c of the paper: RSUs compute at 1, 2 or 3 GHz more.")]
 Rsus = Annotated[int, typer.Option("--rsus", min=0, help="How many RSUs; 0 for the scene's own.")]
 RsuAt = Annotated[list[str] | None, typer.Option("--rsu-at", help="EAST,NORTH of an RSU, m; once for each.")]
-Reach = Annotated[float, typer.Option("--reach", help="Of an RSU's radio, m.")]
+Reach = Annotated[float, _number("--reach", "Of an RSU's radio, m.", above=True, endless=True)]
 Area = Annotated[str, typer.Option("--area", help=f"How views are measured: {' or '.join(AREAS)} (the paper's).")]
-Noise = Annotated[float, typer.Option("--gps-noise", min=0, help="Standard deviation of positions, m.")]
+Noise = Annotated[float, _number("--gps-noise", "Standard deviation of positions, m.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides traffic, RSUs and everything random.")]
+Bound = Annotated[float, _number("--bound", "Seconds to spend on a bound on the value; 0 for none.", endless=True)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")]
 Tracking = Annotated[str, typer.Option(help="MLflow: a URI, none, or nothing for a sqlite file beside --out.")]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
@@ -75,7 +89,7 @@ def solve_command(
     area: Area = "exact",
     gps_noise: Noise = 0.0,
     seed: Seed = 0,
-    bound: Annotated[float, typer.Option(min=0, help="Seconds to spend on a bound on the value; 0 for none.")] = 1.0,
+    bound: Bound = 1.0,
     picture: Annotated[Path | None, typer.Option(help="FILE.png, .svg or .pdf to write.")] = None,
     table: Annotated[Path | None, typer.Option(help="FILE.csv to write: each user's RSU, or why it has none.")] = None,
 ) -> None:
@@ -176,7 +190,7 @@ def compare_command(
     with _errors_as_exit(), ThreadPoolExecutor(1) as executor:
         names = [name.strip() for name in policies.split(",")]
         for name in names:
-            decider_of(name, seed).policy.assign(random_scenario(8, 2).slot)  # loads libraries before times are taken
+            decider_of(name, seed)  # refuses what it does not know before anything is recorded
         out.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
         for number in _progress(range(seed, seed + seeds), seeds, "comparing"):
@@ -227,19 +241,8 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 @contextmanager
 def _errors_as_exit() -> Iterator[None]:
     """A user's mistake ends the command with one line on stderr and code 2, Ctrl-C with code 130."""
-    with scene_errors_as_exit(), _warnings_on_stderr():
+    with scene_errors_as_exit():
         try:
             yield
         except TrackingError as error:
             raise DataError(str(error)) from error
-
-
-@contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
-    """A line for each, such as that a slower search takes the place of the compiled one."""
-    handler, logger = logging.StreamHandler(), logging.getLogger("convoy")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -87,7 +87,7 @@ def solve(wish: Wish, decider: Decider, executor: Executor) -> tuple[Tick, Scene
     """
     kind, _, count = wish.scene.partition(":")
     if kind == RANDOM:
-        if not count.isdigit():
+        if not count.isdecimal():
             raise ValueError(f"{wish.scene}: want {RANDOM}:VEHICLES with a whole number, such as {RANDOM}:40")
         places = wish.ghz * 1e9, wish.reach
         seen = random_scenario(int(count), wish.rsus or 8, wish.seed, wish.scenario(), *places)
@@ -140,7 +140,7 @@ def simulate(wish: Wish, scene: Scene, decider: Decider, executor: Executor) -> 
 
 def _warm_up(decider: Decider, wish: Wish) -> None:
     """Load libraries and compile the search before the first slot, which would take a second longer than the others."""
-    seen = random_scenario(config=replace(wish.scenario(), participants="all"))
+    seen = random_scenario(8, 2, config=replace(wish.scenario(), participants="all"))
     assignment = decider.policy.assign(seen.slot)
     if decider.refine is not None:
         decider.refine(seen, assignment)
@@ -215,21 +215,20 @@ def tracked(uri: str, experiment: str, name: str, params: Mapping[str, Any], fol
 
 
 def _size(text: str) -> tuple[float, str]:
-    """A number and a unit.
+    """A number above 0 and a unit.
 
     Raises:
         ValueError: it is something else; an unknown unit is the scenario's to refuse.
     """
-    found = re.fullmatch(r"([\d.]+) *([A-Za-z]+)", text.strip())
-    try:
-        return float(found[1]), found[2]  # type: ignore[index]
-    except (TypeError, ValueError):
-        raise ValueError(f"size is {text!r}: want a number and a unit, such as 200kbit or 200kbyte") from None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *([A-Za-z]+)", text.strip())
+    if found is None or not 0 < float(found[1]) < math.inf:
+        raise ValueError(f"size is {text!r}: want a number above 0 and a unit, such as 200kbit or 200kbyte")
+    return float(found[1]), found[2]
 
 
 def _place(text: str) -> tuple[float, float]:
-    try:
-        east, north = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"rsu-at is {text!r}: want EAST,NORTH in metres, such as 25,-4.5") from None
-    return east, north
+    with suppress(ValueError):
+        east, north = map(float, text.split(","))
+        if math.isfinite(east) and math.isfinite(north):
+            return east, north
+    raise ValueError(f"rsu-at is {text!r}: want EAST,NORTH in metres, such as 25,-4.5")

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import logging
 import math
 import re
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_a_random_slot_is_its_seeds() -> None:
 
 def test_a_slower_search_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heuristic, "unavailable", lambda: "no compiler in this test")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
     heuristic._warn.cache_clear()
     result = invoke("solve", "random:20")
     heuristic._warn.cache_clear()
@@ -247,12 +249,13 @@ def test_the_generated_town() -> None:
         (("solve", "random:many"), "want random:VEHICLES with a whole number"),
         (("solve", "random:9", "--policy", "best"), "there is no policy 'best'; want one of ours, anytime, exact"),
         (("solve", "random:9", "--size", "200Kb"), "unit is 'Kb', want one of bit, kbit"),
-        (("solve", "random:9", "--size", "much"), "size is 'much': want a number and a unit"),
-        (("solve", "random:9", "--deadline", "-1"), "deadline_s must be finite and positive, got -1.0"),
+        (("solve", "random:9", "--size", "much"), "size is 'much': want a number above 0 and a unit"),
+        (("solve", "random:9", "--size", "0kbit"), "size is '0kbit': want a number above 0 and a unit"),
+        (("solve", "random:9", "--size", "1..2kbit"), "size is '1..2kbit': want a number above 0 and a unit"),
         (("solve", "random:9", "--who", "some"), "participants is 'some'"),
-        (("solve", "random:9", "--reach", "-5"), "reach_m must be positive"),
         (("solve", "FILE", "--predictor", "magic"), "there is no predictor 'magic'; want one of kalman, yaw-rate"),
         (("solve", "FILE", "--rsu-at", "3"), "rsu-at is '3': want EAST,NORTH"),
+        (("solve", "FILE", "--rsu-at", "nan,0"), "rsu-at is 'nan,0': want EAST,NORTH"),
         (("solve", "FILE", "--rsu-at", "0,900"), "m from the nearest road and reaches 200 m"),
         (("solve", "FILE", "--start", "99"), "the traces end at 6 s"),
         (("simulate", "FILE", "--live"), "a recorded file is not live"),
@@ -263,6 +266,33 @@ def test_the_generated_town() -> None:
 )
 def test_a_mistake_ends_with_one_line(arguments: tuple[str, ...], words: str, recording: str) -> None:
     assert words in refused(*(recording if word == "FILE" else word for word in arguments))
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "want"),
+    [
+        ("--ghz", ("-1", "nan", "inf"), "a finite number, 0 or more"),
+        ("--start", ("-0.5", "nan", "inf"), "a finite number, 0 or more"),
+        ("--gps-noise", ("-1", "nan", "inf"), "a finite number, 0 or more"),
+        ("--deadline", ("-1", "0", "nan", "inf"), "a finite number, more than 0"),
+        ("--reach", ("-5", "0", "nan"), "a number or inf, more than 0"),
+        ("--bound", ("-1", "nan"), "a number or inf, 0 or more"),
+    ],
+)
+def test_a_bad_number_is_told_with_its_option_and_what_is_wanted(
+    option: str, values: tuple[str, ...], want: str
+) -> None:
+    for value in values:
+        result = invoke("solve", "random:9", option, value)
+        assert result.exit_code == 2
+        assert f"Invalid value for '{option}': {value}: want {want}." in result.stderr
+
+
+def test_the_least_numbers_are_taken() -> None:
+    done("solve", "random:9", "--ghz", "0", "--gps-noise", "0", "--bound", "0", "--start", "0", "--reach", "inf")
+    for seconds in ("0.9", "nan", "inf"):
+        stderr = invoke("simulate", "nowhere", "--seconds", seconds).stderr
+        assert f"Invalid value for '--seconds': {seconds}: want a finite number, 1 or more." in stderr
 
 
 def test_help_says_which_scenes_there_are() -> None:
