@@ -76,7 +76,8 @@ def build(source: Source, flags_for: Callable[[str], tuple[str, ...]] = lambda m
     try:
         return _load_or_build(cache_folder(), name, source, [compiler, *flags])
     except OSError:  # the cache cannot be written, or what lies there cannot be loaded
-        return _load_or_build(Path(tempfile.mkdtemp(prefix="convoy-kernels-")), name, source, [compiler, *flags])
+        with tempfile.TemporaryDirectory(prefix="convoy-kernels-") as folder:
+            return _load_or_build(Path(folder), name, source, [compiler, *flags])
 
 
 def find_compiler(purpose: str) -> str:
@@ -109,7 +110,6 @@ def _load_or_build(folder: Path, name: str, source: Source, command: list[str]) 
 
 def _compile(source: Source, command: list[str], path: Path) -> None:
     """Into a file beside `path`, then renamed: nobody ever loads half a library."""
-    done = None
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         built = Path(scratch) / path.name
         for extra in source.extras:
@@ -117,7 +117,6 @@ def _compile(source: Source, command: list[str], path: Path) -> None:
             if done.returncode == 0:
                 built.replace(path)
                 return
-    assert done is not None
     raise KernelUnavailableError(f"{command[0]} cannot compile {source.path.name}: {done.stderr.strip()[-1500:]}")
 
 

@@ -1,6 +1,7 @@
 """A kernel of one line: compiled once, anew when it changes, with errors that name what to do."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_it_is_compiled_once_and_anew_when_anything_changes(source: Source, tmp_
     build(source, lambda macros: ("-DANSWER=43",))
     assert len(libraries(tmp_path)) == 3
     assert all(name.startswith("answer-") for name in libraries(tmp_path))
+
+
+@needs_compiler
+def test_what_lies_in_the_cache_and_cannot_be_loaded_is_done_without(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(source, lambda macros: ("-DANSWER=42",))
+    spoilt, scratch = tmp_path / "other" / "kernels", tmp_path / "scratch"
+    spoilt.mkdir(parents=True)
+    scratch.mkdir()
+    (spoilt / libraries(tmp_path)[0]).write_text("no library")
+    monkeypatch.setenv("CONVOY_CACHE", str(spoilt.parent))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    assert build(source, lambda macros: ("-DANSWER=42",)).answer() == 42
+    assert not list(scratch.iterdir()), "nothing is left behind"
 
 
 @needs_compiler
