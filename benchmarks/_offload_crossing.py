@@ -2,7 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from edge.offload.scenario import ScenarioConfig, Situation, situation
 from edge.offload.scenes import Scene, SceneRequest, open_scene
 from edge.offload.states import VehicleStates
 from edge.offload.value import awareness
+from fl_app.offload_run import interval95
 
 Decide = Callable[[Situation], Assignment]
 Figures = dict[str, float]
@@ -112,14 +113,10 @@ def over_slots(slots: Sequence[Situation], decide: Decide) -> Figures:
     return means | {"violations": sum(row["violations"] for row in rows)}
 
 
-def interval95(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's distribution."""
-    from scipy.stats import t
-
-    array = np.array(list(values))
-    if len(array) < 2:
-        return float(array.mean()), float("nan")
-    return float(array.mean()), float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+def spread_of(rows: Sequence[Figures], name: str) -> tuple[float, float]:
+    """Mean of a figure, and half the width of its 95 % interval."""
+    values = [row[name] for row in rows]
+    return fmean(values), interval95(values)
 
 
 def by_policy(name: str, found: Situation) -> Assignment:
@@ -175,7 +172,7 @@ def crossing_table(swept: Swept, setting: Setting) -> list[harness.Row]:
 
 
 def plus_minus(rows: Sequence[Figures], name: str, factor: float) -> str:
-    mean, half = interval95(row[name] for row in rows)
+    mean, half = spread_of(rows, name)
     return f"{factor * mean:.1f} ± {factor * half:.1f}"
 
 
@@ -194,7 +191,7 @@ def _panels(swept: Swept, name: str, label: str, axes: Sequence) -> None:
     for axis, (title, settings) in zip(axes, SWEEPS.items(), strict=True):
         shown = [setting for setting in settings if (setting, "ours") in swept]
         for policy in DECIDERS:
-            spread = [interval95(row[name] for row in swept[setting, policy]) for setting in shown]
+            spread = [spread_of(swept[setting, policy], name) for setting in shown]
             places_ = [getattr(setting, PLACE[title]) for setting in shown]
             axis.errorbar(places_, [m for m, _ in spread], [h for _, h in spread], marker=".", capsize=2, label=policy)
         axis.set(xlabel=title, ylabel=label, yscale="log" if name == "seconds" else "linear")

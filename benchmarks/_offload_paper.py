@@ -11,56 +11,49 @@ from edge.offload.capacity import places
 from edge.offload.model import Slot
 
 WHO: Final = ("exact", "ours", "ours, union")
-# Figure: what is swept, and rows of: quantity, figure, rival, sign of an improvement, paper's Q-CPTO and Q-CPTO-H.
+# What figures 2 to 4 are quoted for: text, figure, rival, sign of an improvement.
+COMPARED: Final = (
+    ("awareness over GO, %", "awareness", "go", 1),
+    ("delay over GO, %", "delay_s", "go", -1),
+    ("users a worker over GO, %", "users_a_worker", "go", -1),
+    ("satisfied over GO, points", "satisfied", "go", 1),
+    ("awareness over CPTO, %", "awareness", "cpto", 1),
+    ("delay over CPTO, %", "delay_s", "cpto", -1),
+    ("satisfied over CPTO, points", "satisfied", "cpto", 1),
+)
+TIME: Final = (("decision's time over the exact one, %", "seconds", "exact", -1),)
+# By figure: what is swept, what is compared, the paper's Q-CPTO and its Q-CPTO-H.
 QUOTED: Final = {
     "2": (
         "c, GHz",
-        (
-            ("awareness over GO, %", "awareness", "go", 1, 20.3, 22.4),
-            ("delay over GO, %", "delay_s", "go", -1, -14.2, -22.3),
-            ("users a worker over GO, %", "users_a_worker", "go", -1, -26.1, -27.5),
-            ("satisfied over GO, points", "satisfied", "go", 1, 18.3, 16.4),
-            ("awareness over CPTO, %", "awareness", "cpto", 1, 44.9, 47.5),
-            ("delay over CPTO, %", "delay_s", "cpto", -1, -7.5, -16.2),
-            ("satisfied over CPTO, points", "satisfied", "cpto", 1, 36.7, 34.5),
-        ),
+        COMPARED,
+        (20.3, -14.2, -26.1, 18.3, 44.9, -7.5, 36.7),
+        (22.4, -22.3, -27.5, 16.4, 47.5, -16.2, 34.5),
     ),
     "3": (
         "deadline, s",
-        (
-            ("awareness over GO, %", "awareness", "go", 1, 16.6, 17.6),
-            ("delay over GO, %", "delay_s", "go", -1, -19.6, -27.1),
-            ("users a worker over GO, %", "users_a_worker", "go", -1, -30.4, -31.1),
-            ("satisfied over GO, points", "satisfied", "go", 1, 14.3, 12.6),
-            ("awareness over CPTO, %", "awareness", "cpto", 1, 36.2, 37.5),
-            ("delay over CPTO, %", "delay_s", "cpto", -1, -10.0, -18.2),
-            ("satisfied over CPTO, points", "satisfied", "cpto", 1, 30.0, 28.0),
-        ),
+        COMPARED,
+        (16.6, -19.6, -30.4, 14.3, 36.2, -10.0, 30.0),
+        (17.6, -27.1, -31.1, 12.6, 37.5, -18.2, 28.0),
     ),
     "4": (
         "vehicles",
-        (
-            ("awareness over GO, %", "awareness", "go", 1, 13.6, 13.7),
-            ("delay over GO, %", "delay_s", "go", -1, -13.5, -21.2),
-            ("users a worker over GO, %", "users_a_worker", "go", -1, -25.7, -24.8),
-            ("satisfied over GO, points", "satisfied", "go", 1, 11.3, 10.0),
-            ("awareness over CPTO, %", "awareness", "cpto", 1, 36.5, 36.7),
-            ("delay over CPTO, %", "delay_s", "cpto", -1, -6.6, -14.4),
-            ("satisfied over CPTO, points", "satisfied", "cpto", 1, 30.0, 28.6),
-        ),
+        COMPARED,
+        (13.6, -13.5, -25.7, 11.3, 36.5, -6.6, 30.0),
+        (13.7, -21.2, -24.8, 10.0, 36.7, -14.4, 28.6),
     ),
-    "5": ("vehicles", (("decision's time over the exact one, %", "seconds", "exact", -1, None, -83.5),)),
+    "5": ("vehicles", TIME, (None,), (-83.5,)),
 }
 
 
 def paper_table(swept: Swept) -> list[harness.Row]:
     """The largest improvements over each sweep that was run, the paper's and ours."""
     rows: list[harness.Row] = []
-    for figure, (title, quoted) in QUOTED.items():
+    for figure, (title, compared, *quoted) in QUOTED.items():
         settings = [setting for setting in SWEEPS[title] if (setting, "ours") in swept]
         if len(settings) < 2:
             continue
-        for text, name, rival, sign, paper, heuristic in quoted:
+        for (text, name, rival, sign), paper, heuristic in zip(compared, *quoted, strict=True):
             row: harness.Row = {"figure": figure, "up to": text, "Q-CPTO": paper, "Q-CPTO-H": heuristic}
             for who in WHO if figure != "5" else WHO[1:]:
                 changes = [_change(text)(*(mean_of(swept, at, one, name) for one in (who, rival))) for at in settings]
