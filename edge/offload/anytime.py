@@ -31,7 +31,7 @@ class LadderConfig:
 
     Args:
         budget_s: for everything; the last rung may end a little later, for its choice in whole clusters.
-        search_share: of the budget, the most that the search takes before column generation begins.
+        search_share: of the budget, what the search takes before column generation begins, or more for its rounds.
         gap: share of the bound that may be missing; then the ladder ends early.
         search: see `SearchConfig`; its rounds are the least that are searched.
         seed: of what is drawn.
