@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUN_ENV := CONVOY_DATA=$${CONVOY_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd || true)}
 MLFLOW_PORT ?= 5000
+# Where bytecode is not kept, every process of the tests compiles its libraries anew, which takes longer than most files.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench ui clean
@@ -33,12 +35,12 @@ demo: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	$(BIN)/lint-imports --no-logo
-	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 -m "not simulation and not slow"
+	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not simulation and not slow"
 
 test: check
-	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 -m "slow and not simulation"
+	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not simulation"
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m simulation
 
 bench: $(READY)
