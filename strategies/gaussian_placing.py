@@ -18,15 +18,26 @@ from recon.pose_graph import Edge, solve
 
 FURTHEST: Final = (0.3, 15.0, 5.0)  # log of scale, degrees and metres that an alignment may differ from the seed
 FARTHEST_M: Final = 1e6  # of any translation; beyond it squares overflow
+WORST: Final = 1e3  # of any loss, and of metres from surfaces; beyond it deviations overflow
 BETTER: Final = 1.02  # a loss may rise by this factor
 TYPICAL_LOSS: Final = 0.06  # that a good alignment leaves
 SIGMA_RAD, SIGMA_LOG_SCALE, SIGMA_M = 0.003, 0.003, 0.03  # of one that leaves it
-FELT, FELT_M, MANY = 0.1, 0.01, 800  # one by LiDAR errs by so much of that, if it leaves so many so near to surfaces
+LIDAR_SHARE: Final = 0.1  # of that is what one by LiDAR errs by, where it is typical:
+LIDAR_TYPICAL_M, LIDAR_TYPICAL_COUNT = 0.01, 800  # so many landmarks so near to surfaces
+AGREE_M: Final = 0.3  # two vehicles that found each other by LiDAR may contradict each other by so much
 
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """What vehicle `a` found of `b`: where b's world lies in a's, losses before and after; see `Found`."""
+    """What vehicle `a` found of `b`; see `Found`.
+
+    Args:
+        a, b: names.
+        a_from_b: where b's world lies in a's.
+        before, after: losses; by LiDAR, mean distance of landmarks from surfaces in metres.
+        views: images that showed b's Gaussians; by LiDAR, how many of b's landmarks lie on surfaces of a.
+        by: `IMAGES` or `LIDAR`.
+    """
 
     a: str
     b: str
@@ -42,64 +53,64 @@ def plausible(link: Link, centre_m: Float[ndarray, "3"]) -> bool:
     log_scale, degrees, metres = FURTHEST
     if np.abs(link.a_from_b.translation_m).max() > FARTHEST_M:
         return False
+    if not (0 <= link.before <= WORST and 0 <= link.after <= WORST):
+        return False
     cosine = np.clip((np.trace(link.a_from_b.rotation) - 1) / 2, -1, 1)
     moved_m = np.linalg.norm(link.a_from_b.apply(centre_m[None])[0] - centre_m)
     near = abs(np.log(link.a_from_b.scale)) <= log_scale and np.degrees(np.arccos(cosine)) <= degrees
     return bool(near and moved_m <= metres and link.after <= BETTER * link.before and link.views > 0)
 
 
-def placed_vehicles(plan: Plan, vehicles: Sequence[str], links: Sequence[Link]) -> dict[str, Sim3]:
+def agreeing(links: Sequence[Link], plan: Plan) -> list[Link]:
+    """Without those by LiDAR whose two vehicles found each other and say different things of it: neither is believed.
+
+    What only one of the two found stays.
+    """
+    felt = {(link.a, link.b): link for link in links if link.by == LIDAR}
+
+    def astray_m(there: Link, back: Link) -> float:
+        """How far from itself the middle of a stretch comes to lie, there and back again."""
+        centre_m = plan[there.a].centre_m
+        return float(np.linalg.norm((there.a_from_b @ back.a_from_b).apply(centre_m[None])[0] - centre_m))
+
+    def believed(link: Link) -> bool:
+        back = felt.get((link.b, link.a)) if link.by == LIDAR else None
+        return back is None or max(astray_m(link, back), astray_m(back, link)) <= AGREE_M
+
+    return [link for link in links if believed(link)]
+
+
+def placed_vehicles(plan: Plan, vehicles: Sequence[str], links: Sequence[Link], base: str = "") -> dict[str, Sim3]:
     """World from each vehicle's own world.
 
     Each RSU solves the pose graph of its vehicles; where links do not join all of them, of each group that they do
-    join. The cloud solves the graph of these groups. Worlds of surveyed vehicles are that of all; where there is none,
-    that of the first. What nothing joins to these stays where its positioning has it.
+    join. The cloud solves the graph of these groups. Worlds of surveyed vehicles and of an earlier scene are that of
+    all; where there is none, that of the first is. What nothing joins to these stays where its positioning has it.
+    Where LiDAR found the earlier scene an RSU takes it into its graph; what images found of it is for the cloud.
 
     Args:
         plan: stretches of the vehicles.
         vehicles: that sent Gaussians.
         links: that are plausible.
+        base: name of an earlier scene among the links, if there is one.
     """
-    here = set(vehicles)
+    old = [base] if base else []
+    here, right = {*vehicles, *old}, {*old, *(name for name in vehicles if plan[name].surveyed)}
     links = [link for link in links if {link.a, link.b} <= here]
+    pairs = [(link.a, link.b) for link in links if base not in (link.a, link.b) or link.by == LIDAR]
     in_group: dict[str, Sim3] = {}
     group_of: dict[str, str] = {}
     for rsu in plan.rsus:
         members = [s.vehicle for s in plan.of_rsu(rsu) if s.vehicle in here]
-        for group in joined(members, [(link.a, link.b) for link in links]):
-            right = [name for name in group if plan[name].surveyed] or group[:1]
-            in_group |= _laid_out(group, _edges_within(group, links), plan, right)
-            group_of |= dict.fromkeys(group, right[0])
-    groups = sorted(set(group_of.values()))
-    right = [group for group in groups if plan[group].surveyed] or groups[:1]
-    between = _edges_between(links, group_of, in_group)
-    world_from = {name: Sim3.identity() for name in groups}
-    for members in joined(groups, [(edge.a, edge.b) for edge in between]):
-        anchors = [name for name in members if name in right] or members[:1]
-        world_from |= _laid_out(members, [edge for edge in between if edge.a in members], plan, anchors)
-    return {vehicle: world_from[group_of[vehicle]] @ in_group[vehicle] for vehicle in sorted(here)}
-
-
-def placed_beside(base: str, plan: Plan, vehicles: Sequence[str], links: Sequence[Link]) -> dict[str, Sim3]:
-    """`placed_vehicles` where there may be an earlier scene, whose world is that of all.
-
-    Vehicles that see it are tied to it, others through them. What nothing joins to them is placed by itself.
-
-    Args:
-        base: name of the earlier scene among the links.
-        plan, vehicles, links: see `placed_vehicles`.
-    """
-    to_base = {link.a: link.a_from_b.inverse() for link in links if link.b == base}
-    between = [link for link in links if link.b != base]
-    if not to_base:
-        return placed_vehicles(plan, vehicles, between)
-    first = next(iter(to_base))
-    tied = [Link(first, n, to_base[first].inverse() @ pose, 1, 1, 1) for n, pose in to_base.items() if n != first]
-    every = [*between, *tied]
-    (group,) = (names for names in joined(vehicles, [(link.a, link.b) for link in every]) if first in names)
-    relative = placed_vehicles(plan, group, every)
-    there = {name: to_base[first] @ relative[first].inverse() @ pose for name, pose in relative.items()}
-    return there | placed_vehicles(plan, sorted(set(vehicles) - set(group)), between)
+        for group in joined([*members, *old], pairs):
+            anchors = [name for name in group if name in right] or group[:1]
+            in_group |= _laid_out(group, _edges_within(group, links), plan, anchors)
+            group_of |= dict.fromkeys(group, anchors[0])
+    between, world_from = _edges_between(links, group_of, in_group), dict[str, Sim3]()
+    for groups in joined(sorted(set(group_of.values())), [(edge.a, edge.b) for edge in between]):
+        anchors = [name for name in groups if name in right] or groups[:1]
+        world_from |= _laid_out(groups, [edge for edge in between if edge.a in groups], plan, anchors)
+    return {vehicle: world_from[group_of[vehicle]] @ in_group[vehicle] for vehicle in sorted(vehicles)}
 
 
 def joined(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -128,7 +139,8 @@ def _edges_between(links: Sequence[Link], group_of: Mapping[str, str], in_group:
 def _edge(link: Link, a: str, b: str, a_from_b: Sim3) -> Edge:
     """As uncertain as the loss that was left is large, and landmarks that were found are few."""
     if link.by == LIDAR:
-        times = FELT * max(link.after / FELT_M, 1.0) ** 2 * max(MANY / link.views, 1.0)
+        fewer = max(LIDAR_TYPICAL_COUNT / link.views, 1.0)
+        times = LIDAR_SHARE * max(link.after / LIDAR_TYPICAL_M, 1.0) ** 2 * fewer
     else:
         times = max(link.after / TYPICAL_LOSS, 0.1) ** 2
     return Edge(a, b, a_from_b, SIGMA_RAD * times, SIGMA_LOG_SCALE * times, SIGMA_M * times)
@@ -137,10 +149,13 @@ def _edge(link: Link, a: str, b: str, a_from_b: Sim3) -> Edge:
 def _laid_out(names: Sequence[str], edges: Sequence[Edge], plan: Plan, anchors: Sequence[str]) -> dict[str, Sim3]:
     """World from that of each name, by a pose graph in which the worlds of all anchors are one node.
 
-    Worlds are moved to their stretches first: far from the origin a small turn would look like a large shift.
+    Worlds are moved to their stretches first: far from the origin a small turn would look like a large shift. That of
+    the anchors, which may lie far apart, stays where it is: what was found of it is turned to say where others lie in
+    it, which is the same shift however far its origin is.
     """
     node = {name: anchors[0] if name in anchors else name for name in names}
-    centre = {name: plan[node[name]].centre_m for name in names}
+    centre = {name: np.zeros(3) if name in anchors else plan[name].centre_m for name in names}
+    turned = [_turned(edge) if edge.b in anchors else edge for edge in edges]
     moved = [
         replace(
             edge,
@@ -148,15 +163,19 @@ def _laid_out(names: Sequence[str], edges: Sequence[Edge], plan: Plan, anchors: 
             b=node[edge.b],
             a_from_b=_shift(-centre[edge.a]) @ edge.a_from_b @ _shift(centre[edge.b]),
         )
-        for edge in edges
+        for edge in turned
         if node[edge.a] != node[edge.b]
     ]
     if not moved:
         return {name: Sim3.identity() for name in names}
     moved.sort(key=lambda edge: edge.sigma_m)  # the first guess goes along the best
     solved = solve(moved, anchors[0], robust="cauchy")
-    back = _shift(centre[anchors[0]])
-    return {name: back @ solved[node[name]] @ _shift(-centre[name]) for name in names}
+    return {name: solved[node[name]] @ _shift(-centre[name]) for name in names}
+
+
+def _turned(edge: Edge) -> Edge:
+    """The same as measured from its other end."""
+    return replace(edge, a=edge.b, b=edge.a, a_from_b=edge.a_from_b.inverse())
 
 
 def _shift(metres: Float[ndarray, "3"]) -> Sim3:

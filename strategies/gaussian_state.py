@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 from torch import Tensor
 
-from clients.gaussian_messages import FIELDS, MARKS, pack_gaussians, pack_sim3, unpack_gaussians, unpack_sim3
+from clients.gaussian_wire import MARKS, pack_sim3, unpack_sim3
 from clients.messages import Arrays
 from geometry import Sim3
 from recon.gaussians import Gaussians
+from recon.refusal import FIELDS
 from strategies.report import Traffic
 
 BASE: Final = "scene"  # name of what an earlier run left, among those to align
@@ -28,7 +29,8 @@ class FusionState:
         parts: what vehicles sent, in their own worlds.
         landmarks: that vehicles sent, in their own worlds; those of an earlier run in that of all, by `BASE`.
         world_from: vehicles' worlds, once they are aligned.
-        tied: vehicles whose place is known by LiDAR.
+        tied: vehicles with landmarks whose place is known: surveyed, or joined by LiDAR, directly or over others, to
+            one that is or to what an earlier run left.
         scene: by RSU, once it is merged.
         base: regions that an earlier run left, which this one adds to.
         free: which Gaussians may change, by RSU; empty for all.
@@ -36,6 +38,7 @@ class FusionState:
         traffic: payload bytes so far.
         losses: by vehicle and cause.
         accepted: updates that counted so far.
+        missing: vehicles of the plan that were not there when the run began, which others made up for.
     """
 
     round: int = 0
@@ -50,13 +53,14 @@ class FusionState:
     traffic: Traffic = field(default_factory=Traffic)
     losses: dict[str, dict[str, int]] = field(default_factory=dict)
     accepted: int = 0
+    missing: list[str] = field(default_factory=list)
 
     def arrays(self) -> Arrays:
         """All tensors by name."""
         out: Arrays = {f"world/{name}": pack_sim3(sim3) for name, sim3 in self.world_from.items()}
         for kind in ("parts", "scene", "base", "teacher"):
             for name, gaussians in getattr(self, kind).items():
-                out |= pack_gaussians(gaussians, f"{kind}:{name}")
+                out |= {f"{kind}:{name}/{key}": tensor.numpy() for key, tensor in gaussians.tensors().items()}
         out |= {f"{MARKS}/{name}": points for name, points in self.landmarks.items()}
         return out | {f"free/{name}": mask.numpy() for name, mask in self.free.items()}
 
@@ -64,11 +68,12 @@ class FusionState:
         """The rest, as JSON values."""
         traffic = vars(self.traffic)
         kept = {"round": self.round, "traffic": traffic, "losses": self.losses, "accepted": self.accepted}
-        return kept | {"tied": self.tied}
+        return kept | {"tied": self.tied, "missing": self.missing}
 
     def all_landmarks(self) -> Float32[ndarray, "_ 3"]:
-        """Of all vehicles and of an earlier run, in the world of all: what a later run aligns to."""
-        own = [self.world_from[n].apply(self.landmarks[n].astype(np.float64)) for n in sorted(self.tied)]
+        """Of an earlier run and of vehicles whose place is known, in the world of all: what a later run aligns to."""
+        known = [name for name in sorted(self.tied) if name in self.landmarks and name in self.world_from]
+        own = [self.world_from[name].apply(self.landmarks[name].astype(np.float64)) for name in known]
         return np.concatenate([self.landmarks.get(BASE, np.zeros((0, 3))), *own]).astype(np.float32)
 
     def added_to(self) -> "FusionState":
@@ -81,12 +86,13 @@ class FusionState:
         """Inverse of `arrays` and `counters`.
 
         Raises:
-            KeyError, TypeError, MessageError: something is missing or damaged.
+            KeyError, TypeError, ValueError, MessageError: something is missing or damaged.
         """
         sets: dict[str, dict[str, Gaussians]] = {"parts": {}, "scene": {}, "base": {}, "teacher": {}}
         for group in sorted({name.rpartition("/")[0] for name in arrays if name.endswith(f"/{FIELDS[0]}")}):
             kind, _, name = group.partition(":")
-            sets[kind][name] = unpack_gaussians(arrays, group)
+            tensors = {key: torch.from_numpy(np.array(arrays[f"{group}/{key}"])) for key in FIELDS}
+            sets[kind][name] = Gaussians(**tensors)
         return cls(
             round=counters["round"],
             world_from={n.removeprefix("world/"): unpack_sim3(v) for n, v in arrays.items() if n.startswith("world/")},
@@ -98,7 +104,8 @@ class FusionState:
             landmarks={
                 n.removeprefix(f"{MARKS}/"): np.array(v) for n, v in arrays.items() if n.startswith(f"{MARKS}/")
             },
-            tied=list(counters["tied"]),
+            tied=list(counters.get("tied", [])),  # older checkpoints have none of these two
+            missing=list(counters.get("missing", [])),
             traffic=Traffic(**counters["traffic"]),
             losses=dict(counters["losses"]),
             accepted=counters["accepted"],

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.gaussian_messages import LIDAR
+from clients.gaussian_messages import IMAGES, LIDAR
 from geometry import Sim3
 from recon.chart import rotation_matrix
 from recon.plan import Plan, Stretch
-from strategies.gaussian_placing import Link, joined, placed_vehicles, plausible
+from strategies.gaussian_placing import AGREE_M, Link, agreeing, joined, placed_vehicles, plausible
 
 HERE = Sim3.identity()
+OLD = "scene"  # an earlier one
 CENTRE = np.zeros(3)
 
 
@@ -95,6 +96,61 @@ def test_a_link_that_makes_the_loss_worse_or_has_no_views_is_left_out() -> None:
     assert plausible(link, CENTRE)
     assert not plausible(replace(link, after=0.52), CENTRE)
     assert not plausible(replace(link, views=0), CENTRE)
+
+
+@pytest.mark.parametrize("by", [IMAGES, LIDAR])
+@pytest.mark.parametrize(("before", "after", "wanted"), [
+    (1e3, 1e3, True),
+    (1, 0, True),
+    *((loss, loss, False) for loss in (1.001e3, 1e150, 1e200, math.inf, math.nan, -0.1)),
+    (math.inf, 1, False),
+    (1e4, 1, False),
+    (1, -1, False),
+])  # fmt: skip
+def test_losses_are_such_as_can_be_and_links_with_them_can_be_laid_out(
+    before: float, after: float, wanted: bool, by: str
+) -> None:
+    link = Link("a", "b", shifted(0.5), before, after, 1, by)
+    assert plausible(link, CENTRE) is wanted
+    if wanted:
+        same(placed_vehicles(PLAN, "ab", [link])["b"], shifted(0.5))
+
+
+# Two that found each other
+
+
+def felt(pair: str, a_from_b: Sim3, by: str = LIDAR) -> Link:
+    return Link(pair[0], pair[1], a_from_b, 0.2, 0.01, 800, by)
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "kept"),
+    [
+        (shifted(1), shifted(-1), True),
+        (shifted(1), shifted(-0.8), True),  # 0.2 m
+        (shifted(1), shifted(-0.6), False),  # 0.4 m
+        (shifted(0, 3), shifted(0, 0, 0), False),
+        # Of the middles 4 m and 14 m east and 5 m north, a turn by 1 degree about the origin moves the first, 6.4 m
+        # away, by 0.11 m, the other, 14.9 m away, by 0.26 m; by 2 degrees the other by 0.52 m.
+        (turned(1), HERE, True),
+        (turned(2), HERE, False),
+    ],
+)
+def test_two_that_found_each_other_by_lidar_must_agree(there: Sim3, back: Sim3, kept: bool) -> None:
+    links, besides = [felt("ab", there), felt("ba", back)], [felt("bc", shifted(9)), felt("ca", shifted(9))]
+    assert AGREE_M == 0.3
+    assert agreeing([*links, *besides], PLAN) == [*(links if kept else []), *besides]
+    assert agreeing(links[::-1], PLAN) == (links[::-1] if kept else [])
+
+
+def test_what_images_found_may_differ_and_contradicts_no_lidar() -> None:
+    links = [felt("ab", HERE, IMAGES), felt("ba", shifted(2), IMAGES), felt("bc", HERE), felt("cb", shifted(2), IMAGES)]
+    assert agreeing(links, PLAN) == links
+
+
+def test_what_one_alone_found_of_a_vehicle_or_an_earlier_scene_stays() -> None:
+    links = [felt("ab", shifted(5)), replace(felt("a?", shifted(5)), b=OLD)]
+    assert agreeing(links, PLAN) == links
 
 
 # Groups
@@ -289,3 +345,84 @@ def test_the_order_of_links_and_vehicles_does_not_matter(pairs: list[str], vehic
     places = placed_vehicles(PLAN, vehicles, [found(pair, true) for pair in pairs])
     for name in "abcdef":
         same(places[name], true[name])
+
+
+def test_a_link_to_a_right_world_counts_the_same_from_either_side_however_far_that_world_reaches() -> None:
+    """a and c are right and 1000 m apart. Of b, at c, c says nothing new, and b that it is turned by 0.1 degree."""
+    ways = [np.array([[east, 5.0], [east + 8, 5.0]]) for east in (0.0, 1000.0, 1000.0)]
+    plan = Plan(tuple(Stretch(n, "1", way, 4, 40, n in "ac") for n, way in zip("abc", ways, strict=True)))
+    there = shifted(*plan["b"].centre_m) @ turned(0.1) @ shifted(*-plan["b"].centre_m)
+    links = [Link("b", "c", there, 1, GOOD, 4), Link("c", "b", HERE, 1, GOOD, 4)]
+    joining = Link("a", "c", HERE, 1, GOOD, 4)  # all three are one group, of which a is the first
+    placed = placed_vehicles(plan, "abc", [*links, joining])["b"]
+    turn = math.degrees(math.atan2(placed.rotation[1, 0], placed.rotation[0, 0]))
+    assert turn == pytest.approx(-0.05, abs=1e-3)  # half of it, the other way round
+    centre = plan["b"].centre_m[None]
+    np.testing.assert_allclose(placed.apply(centre), centre, atol=1e-3)
+
+
+# Beside an earlier scene
+
+
+def saw(vehicle: str, world_from: Sim3, after: float = 0.01, by: str = LIDAR) -> Link:
+    """A vehicle's world lies so in that of an earlier scene, as it found."""
+    return Link(vehicle, OLD, world_from.inverse(), 0.2, after, 800, by)
+
+
+@pytest.mark.parametrize("rsus", ["112233", "111111", "123456"])
+@pytest.mark.parametrize("seeing", ["a", "c", "af", "abcdef"])
+def test_all_are_laid_out_around_those_that_see_an_earlier_scene(rsus: str, seeing: str) -> None:
+    true = worlds(9, fixed="")
+    links = [found(pair, true) for pair in CHAIN]
+    for by in (IMAGES, LIDAR):
+        places = placed_vehicles(planned(rsus), "fedcba", [*links, *(saw(n, true[n], by=by) for n in seeing)], OLD)
+        assert list(places) == list("abcdef")
+        for name in "abcdef":
+            same(places[name], true[name])
+
+
+def test_an_earlier_scene_and_those_whose_positioning_is_right_share_a_world() -> None:
+    true = worlds(10, fixed="d")
+    links = [found(pair, true) for pair in CHAIN if pair != "bc"]
+    places = placed_vehicles(planned(surveyed="d"), "abcdef", [*links, saw("a", true["a"])], OLD)
+    for name in "abcdef":
+        same(places[name], true[name])
+    wrong = placed_vehicles(planned(surveyed="d"), "d", [saw("d", shifted(0.5))], OLD)
+    same(wrong["d"], HERE, 0)
+
+
+def test_whom_nothing_joins_to_an_earlier_scene_is_placed_by_itself() -> None:
+    true = worlds(11, fixed="ce")
+    links = [found("ab", true), found("cd", true), found("ef", true), saw("b", true["b"])]
+    places = placed_vehicles(planned(), "abcdef", links, OLD)
+    for name in "abcdef":  # c and e are the first of their groups
+        same(places[name], true[name])
+    for base in ("", OLD):
+        same(placed_vehicles(PLAN, "ab", [found("ab", worlds(11))], base)["b"], worlds(11)["b"])
+
+
+@pytest.mark.parametrize("rsus", ["11", "12"])
+@pytest.mark.parametrize("sure", ["a", "b"])
+def test_what_is_known_best_of_an_earlier_scene_counts_most(rsus: str, sure: str) -> None:
+    """Both are in their true places; by images one has it half a metre east, by LiDAR the other has it right."""
+    doubtful = "b" if sure == "a" else "a"
+    links = [felt("ab", HERE), saw(doubtful, shifted(0.5), 0.12, IMAGES), saw(sure, HERE)]
+    places = placed_vehicles(planned(rsus), "ab", links, OLD)
+    for name in "ab":
+        same(places[name], HERE, 0.01)
+
+
+def test_two_that_see_an_earlier_scene_differently_share_what_is_left_over() -> None:
+    # Around a, b and the scene 3 mm are left over, which three links alike share; see the loop above.
+    crossing = Plan(tuple(replace(PLAN[name], rsu="1", waypoints_m=PLAN["a"].waypoints_m) for name in "ab"))
+    links = [felt("ab", HERE), saw("a", HERE), saw("b", shifted(0.003))]
+    places = placed_vehicles(crossing, "ab", links, OLD)
+    east_m = [places[name].translation_m[0] for name in "ab"]
+    np.testing.assert_allclose(east_m, [0.001, 0.002], atol=1e-4)
+
+
+def test_a_vehicle_that_lidar_joins_to_a_right_one_is_not_drawn_off_by_its_rsus_view_of_an_earlier_scene() -> None:
+    """b is right; c, of the next RSU, lies on it by LiDAR. d, beside c, sees the earlier scene by images, 0.3 m off."""
+    links = [felt("cb", HERE), Link("c", "d", HERE, 0.5, 0.1, 4), saw("d", shifted(0.3), 0.12, IMAGES)]
+    places = placed_vehicles(planned(surveyed="b"), "bcd", links, OLD)
+    same(places["c"], HERE, 0.01)
