@@ -37,7 +37,8 @@ from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.gaussian_client import NEAR_SHARE, GaussianClient
-from clients.gaussian_messages import JudgeRequest, encode_judge
+from clients.gaussian_messages import JudgeRequest
+from clients.gaussian_wire import encode_judge
 from clients.messages import EvaluateReply, decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
 from fl_app.local_grid import LocalGrid
 from fl_app.scene_run import placement_errors

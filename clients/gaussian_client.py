@@ -19,7 +19,6 @@ from clients.gaussian_messages import (
     ALIGN,
     ALL,
     FIT,
-    JOB,
     LIDAR,
     NO_LANDMARKS,
     REFINE,
@@ -31,6 +30,9 @@ from clients.gaussian_messages import (
     JudgeRequest,
     RefineReply,
     RefineRequest,
+)
+from clients.gaussian_wire import (
+    JOB,
     decode_align,
     decode_fit,
     decode_judge,
@@ -43,6 +45,7 @@ from clients.messages import EvaluateReply, Hello, MessageError, TrainReply, Tra
 from geometry import Frame, Sim3
 from recon.align import COVERED, align_coarse_to_fine, gradient_at, halved
 from recon.chart import Chart
+from recon.compressed import compress_gaussians, expand_gaussians
 from recon.evaluate import gains_between, mean_scores, observed_gains, score
 from recon.fit import FitConfig, fit, start
 from recon.gaussians import Gaussians
@@ -50,7 +53,7 @@ from recon.initial import initial_points
 from recon.landmarks import landmarks, surface_map
 from recon.merge import trim
 from recon.objective import LossWeights, render_view
-from recon.refine import REFINE_WEIGHTS, Update, local_update
+from recon.refine import REFINE_WEIGHTS, local_update, seen_rows
 from recon.refusal import AcceptanceConfig, sound_rows
 from recon.region import waypoint_region, widened
 from recon.register import register
@@ -136,19 +139,23 @@ class GaussianClient:
         state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)
         fit(state, config, self.learned)
         fitted = state.gaussians.detach()
-        kept = fitted.select(sound_rows(fitted, AcceptanceConfig()))
+        limits = AcceptanceConfig().about(request.own_m)
+        kept = as_taken(fitted, limits)
+        marks = self._landmarks(request, limits)
         if math.isfinite(request.margin_m):
-            region = waypoint_region(request.own_m, request.others_m)
-            kept = trim(kept, widened(region, request.margin_m), 0.0)
-        metrics = {"fit-cpu-s": time.thread_time() - began_s, "gaussians-fitted": len(fitted)}
-        return FitReply(kept, len(self.learned), {**metrics, "gaussians-sent": len(kept)}, self._landmarks(request))
+            region = widened(waypoint_region(request.own_m, request.others_m), request.margin_m)
+            kept = trim(kept, region, 0.0)
+            marks = marks[(region(torch.from_numpy(marks)) >= 0).numpy()]
+        counts = {"gaussians-fitted": len(fitted), "gaussians-sent": len(kept), "landmarks-sent": len(marks)}
+        return FitReply(kept, len(self.learned), {"fit-cpu-s": time.thread_time() - began_s, **counts}, marks)
 
-    def _landmarks(self, request: FitRequest) -> Float32[ndarray, "k 3"]:
-        """In the vehicle's world."""
+    def _landmarks(self, request: FitRequest, limits: AcceptanceConfig) -> Float32[ndarray, "k 3"]:
+        """In the vehicle's world, those that an RSU takes."""
         if not request.landmarks:
             return NO_LANDMARKS
         found_m = landmarks(self.frames.train, count=request.landmarks, seed=request.seed, ignore=self.frames.ignore)
-        return self.frames.own_from_data.apply(found_m.astype(np.float64)).astype(np.float32)
+        own_m = self.frames.own_from_data.apply(found_m.astype(np.float64)).astype(np.float32)
+        return own_m[limits.within(own_m)]
 
     def align(self, request: AlignRequest) -> AlignReply:
         """Find where others lie: their Gaussians by the images that show them, their landmarks by the own LiDAR."""
@@ -187,8 +194,7 @@ class GaussianClient:
         update = local_update(
             request.scene, request.round_number, views, config, scale_m, log_gains=log_gains, teacher=request.teacher
         )
-        rows = torch.nonzero(update.visibility > 0)[:, 0]
-        seen = Update({name: change[rows] for name, change in update.changes.items()}, update.visibility[rows])
+        rows, seen = seen_rows(update)
         metrics = self._quality(request.scene, views, log_gains) if request.report_quality else {}
         return RefineReply(rows, seen, len(views), {"refine-cpu-s": time.thread_time() - began_s, **metrics})
 
@@ -210,6 +216,12 @@ class GaussianClient:
     def _quality(self, scene: Gaussians, views: Sequence[View], log_gains: Tensor) -> dict[str, float]:
         means = mean_scores(score(scene, views, log_gains))
         return {"psnr-db": means["psnr_db"], "ssim": means["ssim"]}
+
+
+def as_taken(gaussians: Gaussians, limits: AcceptanceConfig) -> Gaussians:
+    """Those that an RSU takes, as they arrive there: what rounding carries over a limit is left out too."""
+    sent = expand_gaussians(compress_gaussians(gaussians.select(sound_rows(gaussians, limits))))
+    return sent.select(sound_rows(sent, limits))
 
 
 def showing(other: Gaussians, views: Sequence[View], most: int = ALIGN_VIEWS) -> list[View]:

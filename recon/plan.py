@@ -104,9 +104,9 @@ class Plan:
         """What lies nearest to a vehicle's waypoints, among all vehicles or those of its RSU."""
         return waypoint_region(self[vehicle].waypoints_m, self.others_m(vehicle, same_rsu=same_rsu))
 
-    def rsu_region(self, rsu: str) -> Region:
-        """What lies nearest to the waypoints of an RSU's vehicles."""
-        return waypoint_region(self.waypoints_of([rsu]), self.waypoints_of(set(self.rsus) - {rsu}))
+    def rsu_region(self, *rsus: str) -> Region:
+        """What lies nearest to the waypoints of the vehicles of one RSU, or of several."""
+        return waypoint_region(self.waypoints_of(rsus), self.waypoints_of(set(self.rsus) - set(rsus)))
 
     def neighbours(self, vehicle: str, within_m: float) -> list[str]:
         """Other vehicles with a waypoint within a distance of one of its own, in order of names."""

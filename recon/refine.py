@@ -168,6 +168,15 @@ def spread(update: Update, rows: Int64[Tensor, "r"], count: int) -> Update:
     return Update({name: whole(change) for name, change in update.changes.items()}, whole(update.visibility))
 
 
+def seen_rows(update: Update) -> tuple[Int64[Tensor, "r"], Update]:
+    """The rows of which something was seen, ascending, and the update of these: what is worth sending.
+
+    Inverse of `spread`.
+    """
+    rows = torch.nonzero(update.visibility > 0)[:, 0]
+    return rows, Update({name: change[rows] for name, change in update.changes.items()}, update.visibility[rows])
+
+
 def block_weights(
     psnr_db: Mapping[str, float], ssim: Mapping[str, float], lean: float = 1.0, sigma: float = 1.0
 ) -> dict[str, float]:

@@ -5,7 +5,7 @@ An upload beyond the budget is told by its shapes, so that it is neither decoded
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -74,7 +74,7 @@ class AcceptanceConfig:
     Args:
         largest_m, smallest_m: largest and smallest standard deviation of a Gaussian, metres.
         centre_m: of the RSU's part of the world.
-        farthest_m: a mean may lie from the centre, along any axis.
+        farthest_m: a mean, or a landmark, may lie from the centre, along any axis.
         largest_logit: of an opacity, either sign; float32 cannot tell 17 from opaque.
         largest_sh: of a coefficient of a colour, either sign.
         clear_sigma: no check camera may stand within so many standard deviations of a Gaussian; 0 lets it.
@@ -104,6 +104,15 @@ class AcceptanceConfig:
         for name, value in limits.items():
             if not (math.isfinite(value) and (value > 0 or (name in _MAY_BE_0 and value == 0))):
                 raise ValueError(f"AcceptanceConfig.{name} must be finite and positive, got {value}")
+
+    def about(self, waypoints_m: Float[ndarray, "k 2"]) -> "AcceptanceConfig":
+        """The same limits around the middle of some waypoints, at height 0."""
+        east_m, north_m = np.asarray(waypoints_m, np.float64).mean(axis=0).tolist()
+        return replace(self, centre_m=(east_m, north_m, 0.0))
+
+    def within(self, points_m: Float[ndarray, "k 3"]) -> Bool[ndarray, "k"]:
+        """Which places are not too far away."""
+        return (np.abs(points_m - np.array(self.centre_m)) <= self.farthest_m).all(axis=1)
 
 
 class Refusal(NamedTuple):
@@ -182,7 +191,7 @@ def landmarks_refusal(points_m: Float[ndarray, "k 3"], config: AcceptanceConfig)
     """
     if bad := _count(~np.isfinite(points_m)):
         return Refusal(Cause.NOT_FINITE, f"landmarks hold NaN or infinity in {bad} rows; leave these out")
-    if bad := _count(np.abs(points_m - np.array(config.centre_m)) > config.farthest_m):
+    if bad := int((~config.within(points_m)).sum()):
         return Refusal(Cause.POSITION, f"{bad} landmarks lie beyond {config.farthest_m:g} m from the centre")
     return None
 

@@ -61,13 +61,17 @@ def waypoint_region(own_m: Float[ndarray, "k 2"], others_m: Float[ndarray, "j 2"
         places = xyz.detach()[:, :2].double().numpy()
         if not len(others):
             return torch.full((len(xyz),), math.inf, dtype=torch.float64)
-        return torch.from_numpy(0.5 * (_distance_m(others, places) - _distance_m(own, places)))
+        return torch.from_numpy(0.5 * (distance_m(others, places) - distance_m(own, places)))
 
     return inside_m
 
 
-def _distance_m(sites_m: Float[ndarray, "k 2"], places_m: Float[ndarray, "n 2"]) -> Float[ndarray, "n"]:
-    """Of each place to the nearest site."""
+def distance_m(sites_m: Float[ndarray, "k 2"], places_m: Float[ndarray, "n 2"]) -> Float[ndarray, "n"]:
+    """Of each place to the nearest site.
+
+    Raises:
+        ImportError: scipy is missing.
+    """
     try:
         from scipy.spatial import cKDTree
     except ImportError:

@@ -14,8 +14,8 @@ class FusionConfig:
 
     Args:
         fit_steps: of a vehicle's own fit, per view.
-        align_rounds: the first pair by pair; in the others each vehicle that no LiDAR ties to another looks at all its
-            neighbours at once.
+        align_rounds: the first pair by pair; in the others each vehicle that no LiDAR ties to a surveyed one or an
+            earlier scene, directly or over others, looks at all its neighbours at once.
         refine_rounds: after the merge.
         refine_steps: of each round, per view.
         refine_step: how far the scene goes along the mean update, see `recon.refine.combined`.

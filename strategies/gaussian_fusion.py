@@ -9,31 +9,22 @@ mathematics.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from clients.gaussian_messages import (
-    ALIGN,
-    FIT,
-    REFINE,
-    FitRequest,
-    JudgeRequest,
-    RefineReply,
-    RefineRequest,
+from clients.gaussian_messages import ALIGN, FIT, REFINE, RefineReply
+from clients.gaussian_wire import (
+    MISSING,
     decode_align_reply,
     decode_refine_reply,
     encode_align,
-    encode_fit,
-    encode_judge,
-    encode_refine,
 )
 from clients.messages import (
     EvaluateReply,
-    MessageError,
     TrainReply,
     TrainRequest,
     count_bytes,
@@ -42,21 +33,32 @@ from clients.messages import (
     encode_request,
     to_record,
 )
+from recon.compressed import compress_gaussians, compress_update, expand_gaussians, expand_update
 from recon.gaussians import Gaussians
 from recon.plan import Plan
+from recon.refine import Update, seen_rows, spread
 from strategies.gate import Cause
-from strategies.gaussian_aligning import believed_links, named, pair_requests, place, settle, settling_requests
+from strategies.gaussian_aligning import (
+    believed_links,
+    named,
+    pair_requests,
+    place,
+    settle,
+    settling_requests,
+    unplaced,
+)
+from strategies.gaussian_asking import bytes_to_rsus, chosen, fit_requests, judge_requests, refine_requests, seen_by
 from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_judging import decoded, evaluate_report
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import (
     Around,
-    around,
     fused_at_rsu,
     fused_in_cloud,
     in_world,
     joined_by,
     moved_by,
+    pooled_at_rsus,
     smoothed,
     spread_over,
     weighed,
@@ -79,6 +81,7 @@ class GaussianFusion(Strategy):
         config: settings.
         plan: who covers what; with the stretches of `state.base`, whose vehicles need not be there.
         state: where to start; its `round` is above 0 after a resume.
+        replan: makes the plan again without some vehicles; None leaves their stretches to nobody.
         on_round, on_evaluate: called with a report after each, when `state` is complete.
     """
 
@@ -88,15 +91,16 @@ class GaussianFusion(Strategy):
         plan: Plan,
         state: FusionState,
         *,
+        replan: Callable[[Sequence[str]], Plan] | None = None,
         on_round: Callable[[FusionReport], None] = lambda _: None,
         on_evaluate: Callable[[EvaluateReport], None] = lambda _: None,
     ) -> None:
         self.config, self.plan, self.state = config, plan, state
-        self._on_round, self._on_evaluate = on_round, on_evaluate
+        self._replan, self._on_round, self._on_evaluate = replan, on_round, on_evaluate
         self._nodes: dict[str, int] = {}
         self._asked: dict[int, str] = {}
         self._sent: dict[str, Around] = {}
-        self._named: dict[str, set[str]] = {}
+        self._named: dict[str, set[tuple[str, str]]] = {}
         self._losses: list[Loss] = []
         self._began_s = time.monotonic()
 
@@ -129,33 +133,35 @@ class GaussianFusion(Strategy):
         return self._messages(requests, MessageType.TRAIN)
 
     def _meet(self, grid: Grid) -> None:
-        nodes = wait_for_nodes(grid, self.config.vehicles, self.config.join_timeout_s)
-        members, losses = greet(grid, nodes, self.config.join_timeout_s, MOST_VIEWS)
+        """Find out who is there; before the first round, others make up for those who are not."""
+        config, expected = self.config, {s.vehicle for s in self.plan.stretches if s.rsu not in self.state.base}
+        least = max(1, share_of(config.quorum, config.vehicles))
+        nodes = wait_for_nodes(grid, config.vehicles, config.join_timeout_s, least=least)
+        members, losses = greet(grid, nodes, config.join_timeout_s, MOST_VIEWS)
         strangers = [member for member in members if member.vehicle not in self.plan]
         self._losses += losses + [Loss(m.vehicle, Cause.STRANGER, "is not in the plan") for m in strangers]
         self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in self.plan}
         if not self._nodes:
             raise NotEnoughVehicles("no vehicle of the plan is there: " + "; ".join(map(str, self._losses[:5])))
+        missing = sorted(expected - set(self._nodes))
+        if missing and self._replan is not None and not self.state.round:
+            self.plan, self.state.missing = self._replan(missing), missing
+            self._nodes = {vehicle: node for vehicle, node in self._nodes.items() if vehicle in self.plan}
 
     def _messages(self, requests: Mapping[str, TrainRequest], kind: str) -> list[Message]:
         self._asked = {self._nodes[vehicle]: vehicle for vehicle in requests}
         group, down = str(self.state.round + 1), sum(count_bytes(request.arrays) for request in requests.values())
         self.state.traffic = self.state.traffic.plus(vehicle_down=down)
+        more = {MISSING: ",".join(self.state.missing)} if self.state.missing else {}
         return [
-            Message(encode_request(to_record(r.arrays), r.config), self._nodes[vehicle], kind, group_id=group)
+            Message(
+                encode_request(to_record(r.arrays), {**r.config, **more}), self._nodes[vehicle], kind, group_id=group
+            )
             for vehicle, r in sorted(requests.items())
         ]
 
     def _fit_requests(self) -> dict[str, TrainRequest]:
-        config, requests = self.config, {}
-        for vehicle in self._nodes:
-            stretch = self.plan[vehicle]
-            places = (stretch.waypoints_m, self.plan.others_m(vehicle))
-            steps = max(1, round(config.fit_steps * stretch.views))
-            budget, margin_m = stretch.max_gaussians, config.margin_m
-            request = FitRequest(*places, steps, budget, margin_m, config.seed, config.landmarks)
-            requests[vehicle] = encode_fit(request)
-        return requests
+        return fit_requests(self.plan, self.config, self._nodes)
 
     def _align_requests(self) -> dict[str, TrainRequest]:
         """Pair by pair at first; then those that are left, at all around them at once."""
@@ -165,40 +171,11 @@ class GaussianFusion(Strategy):
         return {vehicle: encode_align(request) for vehicle, request in requests.items()}
 
     def _refine_requests(self) -> dict[str, TrainRequest]:
-        config, state = self.config, self.state
-        number = self._refine_round
-        self._sent, requests = {}, {}
-        if not state.scene:
-            return {}
-        everything, teacher = whole(state.scene), whole(state.teacher) if state.teacher else None
-        for vehicle in self._chosen(number):
-            there = around(everything, self.plan[vehicle].waypoints_m, config.sight_m)
-            if not len(there.rows):
-                continue
-            self._sent[vehicle] = there
-            request = RefineRequest(
-                scene=there.gaussians,
-                world_from_own=state.world_from[vehicle],
-                steps=max(1, round(config.refine_steps * self.plan[vehicle].views)),
-                round_number=number,
-                pace=config.pace_at(number),
-                seed=config.seed,
-                teacher=teacher.select(there.rows) if teacher is not None and number else None,
-                report_quality=config.block_weighting,
-            )
-            requests[vehicle] = encode_refine(request)
-        return requests
-
-    def _chosen(self, number: int) -> list[str]:
-        """Who refines in a round: those whose world is known, a share of each RSU's."""
-        chosen = []
-        for index, rsu in enumerate(self.plan.rsus):
-            ready = [s.vehicle for s in self.plan.of_rsu(rsu) if s.vehicle in self.state.world_from]
-            ready = [vehicle for vehicle in ready if vehicle in self._nodes]
-            rng = np.random.default_rng([self.config.seed, number, index])
-            count = share_of(self.config.fraction, len(ready))
-            chosen += [ready[int(row)] for row in sorted(rng.choice(len(ready), count, replace=False))]
-        return chosen
+        state, plan, config, number = self.state, self.plan, self.config, self._refine_round
+        vehicles = chosen(state, plan, config, self._nodes, number) if state.scene else []
+        self._sent = seen_by(state, plan, config, vehicles) if vehicles else {}
+        state.traffic = state.traffic.plus(cloud_down=bytes_to_rsus(state, plan, self._sent) if self._sent else 0)
+        return refine_requests(state, plan, config, self._sent, number)
 
     # 2. Gather.
 
@@ -245,24 +222,16 @@ class GaussianFusion(Strategy):
                 self._losses.append(Loss(name, Cause.STRANGER, "was not asked, or has answered before"))
             elif message.has_error():
                 self._losses.append(error_loss(vehicle, message))
-            elif (answer := self._decoded(vehicle, decode_train_reply, message)) is not None:
+            elif (answer := decoded(self._losses, vehicle, decode_train_reply, message)) is not None:
                 answers[vehicle] = answer
         self._losses += [Loss(vehicle, Cause.LATE, "no answer before the deadline") for vehicle in waiting.values()]
         return answers
-
-    def _decoded(self, vehicle: str, decode: Callable, *content: object):
-        """What `decode` makes of something a vehicle sent, or None, which is counted."""
-        try:
-            return decode(*content)
-        except (MessageError, ValueError, TypeError) as error:
-            self._losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
-            return None
 
     def _close_fit(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
         accepted = []
         for vehicle, answer in sorted(answers.items()):
             limits = (self.config.acceptance, self.config.landmarks)
-            upload = self._decoded(vehicle, upload_of, answer, self.plan[vehicle], *limits)
+            upload = decoded(self._losses, vehicle, upload_of, answer, self.plan[vehicle], *limits)
             if isinstance(upload, Loss):
                 self._losses.append(upload)
             elif upload is not None and not len(upload.gaussians):
@@ -278,18 +247,20 @@ class GaussianFusion(Strategy):
         replies = {
             vehicle: reply
             for vehicle, answer in sorted(answers.items())
-            if (reply := self._decoded(vehicle, decode_align_reply, answer)) is not None
+            if (reply := decoded(self._losses, vehicle, decode_align_reply, answer)) is not None
         }
         links = believed_links(replies, self._named, self.plan)
+        extra: dict[str, Any] = {"links": links}
         if self.state.round == 1:
             place(self.state, self.plan, links)
+            extra["unplaced"] = tuple(unplaced(self.plan, self.state.parts, links))
         else:
             settle(self.state, links)
         last = self.state.round == self.config.align_rounds
         dropped = self._merge() if last and self.state.parts else {}
         if last and not self.state.parts:
             self.state.scene = dict(self.state.base)
-        return sorted(replies), {"links": links, "dropped": dropped}
+        return sorted(replies), {**extra, "dropped": dropped}
 
     def _merge(self) -> dict[str, int]:
         """Look at what was sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
@@ -302,8 +273,9 @@ class GaussianFusion(Strategy):
                 kept, causes = accepted_parts({name: parts[name] for name in own}, own, config.acceptance)
                 scene[rsu] = fused_at_rsu(rsu, kept, plan, config)
                 dropped = {cause: dropped.get(cause, 0) + causes.get(cause, 0) for cause in {**dropped, **causes}}
-        up = sum(gaussians.nbytes for gaussians in scene.values())
-        state.traffic = state.traffic.plus(cloud_up=up)
+        sent = {rsu: compress_gaussians(gaussians) for rsu, gaussians in scene.items()}
+        state.traffic = state.traffic.plus(cloud_up=count_bytes(sent))
+        scene = {rsu: expand_gaussians(data) for rsu, data in sent.items()}
         if state.base:
             state.scene, state.free = joined_by(state.base, scene, plan, config)
         else:
@@ -312,24 +284,32 @@ class GaussianFusion(Strategy):
 
     def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
         state, config = self.state, self.config
-        decoded = {
+        arrived = {
             vehicle: reply
             for vehicle, answer in sorted(answers.items())
-            if (reply := self._decoded(vehicle, decode_refine_reply, answer, self._sent[vehicle].gaussians)) is not None
+            if (reply := self._decoded_update(vehicle, answer)) is not None
         }
-        replies, losses = believed(decoded)
+        replies, losses = believed(arrived)
         self._losses += losses
         if len(replies) < max(1, share_of(config.quorum, len(self._asked))):
             logger.warning("round %d: %d updates, the quorum is not met", state.round + 1, len(replies))
             return [], {}
-        state.scene = moved_by(
-            state.scene, self._by_rsu(replies), config.step_at(self._refine_round), state.free or None
-        )
-        up = sum(gaussians.nbytes for gaussians in state.scene.values())
-        state.traffic = state.traffic.plus(cloud_up=up, cloud_down=up)
+        updates = self._sent_to_cloud(pooled_at_rsus(state.scene, self._by_rsu(replies)))
+        state.scene = moved_by(state.scene, updates, config.step_at(self._refine_round), state.free or None)
         if config.momentum:
             state.teacher = smoothed(state.teacher or None, state.scene, config.momentum)
         return sorted(replies), {}
+
+    def _decoded_update(self, vehicle: str, answer: TrainReply) -> RefineReply | None:
+        return decoded(self._losses, vehicle, decode_refine_reply, answer, self._sent[vehicle].gaussians)
+
+    def _sent_to_cloud(self, updates: Mapping[str, Update]) -> dict[str, Update]:
+        """RSUs' updates as they arrive, counted."""
+        sent = {rsu: compress_update(*seen_rows(update)) for rsu, update in updates.items()}
+        self.state.traffic = self.state.traffic.plus(cloud_up=count_bytes(sent))
+        everything = whole(self.state.scene)
+        arrived = {rsu: expand_update(data, everything) for rsu, data in sent.items()}
+        return {rsu: spread(update, rows, len(everything)) for rsu, (rows, update) in arrived.items()}
 
     def _by_rsu(self, replies: Mapping[str, RefineReply]) -> dict[str, dict]:
         count = sum(len(gaussians) for gaussians in self.state.scene.values())
@@ -349,14 +329,8 @@ class GaussianFusion(Strategy):
         """After the merge and after every refinement, all whose world is known judge the scene."""
         if not self.state.scene:
             return []
-        everything, requests = whole(self.state.scene), {}
-        for vehicle in sorted(set(self.state.world_from) & set(self._nodes)):
-            stretch = self.plan[vehicle]
-            there = around(everything, stretch.waypoints_m, self.config.sight_m).gaussians
-            if len(there):
-                places = (stretch.waypoints_m, self.plan.others_m(vehicle))
-                request = JudgeRequest(there, self.state.world_from[vehicle], *places, self.config.border_m)
-                requests[vehicle] = encode_judge(request)
+        sent = seen_by(self.state, self.plan, self.config, sorted(set(self.state.world_from) & set(self._nodes)))
+        requests = judge_requests(self.state, self.plan, self.config, sent)
         traffic = self.state.traffic  # what judging sends is no part of the method
         messages = self._messages(requests, MessageType.EVALUATE)
         self.state.traffic = traffic

@@ -20,6 +20,7 @@ class FusionReport:
         traffic: bytes so far.
         dropped: Gaussians that RSUs did not take, by cause.
         links: what vehicles found of each other, those that are believed.
+        unplaced: vehicles that no link joins to a surveyed one or an earlier scene; they stay as positioned.
         vehicle_metrics: what vehicles measured.
         losses: answers that did not count.
     """
@@ -35,3 +36,4 @@ class FusionReport:
     losses: tuple[Loss, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
+    unplaced: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from recon.gaussians import Gaussians
 from recon.merge import Part, merged_parts
 from recon.plan import Plan, gap_m
 from recon.refine import Update, block_weights, combined, pooled, spread
+from recon.region import distance_m
 from strategies.gaussian_config import FusionConfig
 
+FAR: Final = ""  # name of all old regions out of sight, as one part of a merge
 Scene = Mapping[str, Gaussians]
 """What each RSU holds of the scene, by its name; nothing is held twice."""
 
@@ -55,7 +58,7 @@ def joined_by(
 
     What an old region holds within it, farther from its border than half the band, keeps every bit. Where an old
     RSU's cameras looked beyond their region, and the new one has something, that fades out. Old regions out of sight of
-    the new ones keep every bit, and cost nothing.
+    the new ones keep every bit; new Gaussians among theirs are left out.
 
     Args:
         old: trained regions.
@@ -65,9 +68,13 @@ def joined_by(
     """
     new_m = plan.waypoints_of(new)
     near = {rsu: part for rsu, part in old.items() if gap_m(plan.waypoints_of([rsu]), new_m) <= config.sight_m}
-    merged = fused_in_cloud({**near, **new}, plan, config)
-    kept, free = {**old, **merged}, {rsu: torch.ones(len(merged[rsu]), dtype=torch.bool) for rsu in new}
-    free |= {rsu: torch.zeros(len(old[rsu]), dtype=torch.bool) for rsu in old if rsu not in near}
+    far = {rsu: part for rsu, part in old.items() if rsu not in near}
+    parts = [Part(rsu, part, plan.rsu_region(rsu)) for rsu, part in {**near, **new}.items()]
+    parts += [Part(FAR, whole(far), plan.rsu_region(*far))] if far else []
+    merged = merged_parts(parts, config.blend_m, fill=config.fill, duplicates=config.duplicates)
+    kept, free = {**far, **{rsu: merged[rsu] for rsu in new}}, dict[str, Bool[Tensor, "n"]]()
+    free |= {rsu: torch.ones(len(merged[rsu]), dtype=torch.bool) for rsu in new}
+    free |= {rsu: torch.zeros(len(part), dtype=torch.bool) for rsu, part in far.items()}
     for rsu, before in near.items():
         inside = plan.rsu_region(rsu)(before.means) > config.blend_m / 2
         outside_now = plan.rsu_region(rsu)(merged[rsu].means) <= config.blend_m / 2
@@ -97,32 +104,33 @@ def around(scene: Gaussians, waypoints_m: Float[ndarray, "k 2"], sight_m: float)
 
 def near_rows(xyz_m: Float[ndarray, "n 3"], waypoints_m: Float[ndarray, "k 2"], within_m: float) -> Int64[ndarray, "r"]:
     """Rows of places that lie so near to some waypoints, on the ground plane, in order."""
-    places, ground = np.asarray(waypoints_m, np.float64), xyz_m[:, :2].astype(np.float64)
-    low, high = places.min(axis=0) - within_m, places.max(axis=0) + within_m
-    rows = np.flatnonzero(((ground >= low) & (ground <= high)).all(axis=1))
-    away_m = torch.cdist(
-        torch.from_numpy(ground[rows]), torch.from_numpy(places), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    return rows[(away_m.amin(dim=1) <= within_m).numpy()]
+    places_m, ground_m = np.asarray(waypoints_m, np.float64), xyz_m[:, :2].astype(np.float64)
+    return np.flatnonzero(distance_m(places_m, ground_m) <= within_m)
 
 
-def moved_by(
-    scene: Scene,
-    updates: Mapping[str, Mapping[str, Update]],
-    step: float,
-    free: Mapping[str, Bool[Tensor, "n"]] | None = None,
-) -> dict[str, Gaussians]:
-    """The scene after a round: each RSU pools its vehicles' updates, the cloud combines the RSUs'.
+def pooled_at_rsus(scene: Scene, updates: Mapping[str, Mapping[str, Update]]) -> dict[str, Update]:
+    """One update of each RSU, which counts as much as those of all its vehicles.
 
     Args:
         scene: that the updates are of.
         updates: by RSU and vehicle, of all of the scene's Gaussians.
+    """
+    before = whole(scene)
+    return {rsu: pooled(before, [own[name] for name in sorted(own)]) for rsu, own in sorted(updates.items())}
+
+
+def moved_by(
+    scene: Scene, updates: Mapping[str, Update], step: float, free: Mapping[str, Bool[Tensor, "n"]] | None = None
+) -> dict[str, Gaussians]:
+    """The scene after a round: the cloud combines the RSUs' updates.
+
+    Args:
+        scene: that the updates are of.
+        updates: by RSU, see `pooled_at_rsus`.
         step: see `recon.refine.combined`.
         free: which Gaussians may change; all by default.
     """
-    before = whole(scene)
-    by_rsu = [pooled(before, [vehicles[name] for name in sorted(vehicles)]) for _, vehicles in sorted(updates.items())]
-    after = combined(before, by_rsu, step)
+    after = combined(whole(scene), [updates[rsu] for rsu in sorted(updates)], step)
     names = sorted(scene)
     parts = dict(zip(names, _split(after, [len(scene[name]) for name in names]), strict=True))
     if free is None:

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from numpy import ndarray
 
-from clients.gaussian_messages import MARKS, NO_LANDMARKS, FitReply, RefineReply, decode_fit_reply
-from clients.messages import TrainReply, count_bytes
+from clients.gaussian_messages import FitReply, RefineReply
+from clients.gaussian_wire import MARKS, PART, decode_fit_reply
+from clients.messages import MessageError, TrainReply
 from recon.acceptance import accept, check_views
+from recon.compressed import compressed_shapes, count_of
 from recon.gaussians import Gaussians
 from recon.plan import Stretch
 from recon.refine import Update
@@ -27,7 +30,7 @@ CAUSES: Final = {
     Refused.COUNT: Cause.BUDGET,
     Refused.BYTES: Cause.BUDGET,
 }
-PART: Final = "part/"
+FRAME_BYTES: Final = 64  # that an upload takes beside its rows
 DEGREE: Final = 0  # of harmonics that vehicles are asked for; more would swell the scene of all
 MOST_LENGTH: Final = 50.0  # of an update, whoever else sent one
 MOST_GROWTH: Final = 10.0  # length of an update, over the median of all
@@ -50,21 +53,29 @@ def upload_of(
         MessageError: the reply does not keep to the contract.
     """
     budget = Budget.of(stretch.max_gaussians)
-    arrays = {name: values for name, values in reply.arrays.items() if name != MARKS}
-    shapes = {
-        name.removeprefix(PART) if name.startswith(PART) else f"/{name}": values.shape
-        for name, values in arrays.items()
-    }
-    wrong = oversized(shapes, count_bytes(arrays), budget)
-    marks = reply.arrays.get(MARKS, NO_LANDMARKS)
-    if wrong is None and len(marks) > landmarks:
-        wrong = Refusal(Refused.COUNT, f"{len(marks)} landmarks, at most {landmarks} were asked for")
+    wrong = _beyond(reply.arrays, budget, landmarks)
     if wrong is None:
-        decoded, limits = decode_fit_reply(reply), config or AcceptanceConfig()
+        decoded, limits = decode_fit_reply(reply), (config or AcceptanceConfig()).about(stretch.waypoints_m)
         wrong = refusal(decoded.gaussians, budget, limits) or landmarks_refusal(decoded.landmarks, limits)
         if wrong is None:
             return replace(decoded, gaussians=decoded.gaussians.with_degree(DEGREE))
     return Loss(stretch.vehicle, CAUSES.get(wrong.cause, Cause.VALUES), wrong.sentence)
+
+
+def _beyond(arrays: Mapping[str, ndarray], budget: Budget, landmarks: int) -> Refusal | None:
+    """What is wrong with an upload by what its bytes say they hold, before one of them is inflated."""
+    if PART not in arrays or not set(arrays) <= {PART, MARKS}:
+        return Refusal(Refused.FIELDS, f"an upload holds {PART!r} and perhaps {MARKS!r}, not {sorted(arrays)[:8]}")
+    try:
+        shapes = compressed_shapes(arrays[PART])
+        held = 4 * sum(map(math.prod, shapes.values()))
+        wrong = oversized(shapes, max(held, arrays[PART].nbytes - FRAME_BYTES), budget)
+        count = count_of(arrays[MARKS]) if MARKS in arrays else 0
+    except ValueError as error:
+        raise MessageError(f"{PART} or {MARKS}: {error}") from None
+    if wrong is None and count > landmarks:
+        return Refusal(Refused.COUNT, f"{count} landmarks, at most {landmarks} were asked for")
+    return wrong
 
 
 def accepted_parts(
@@ -81,7 +92,7 @@ def accepted_parts(
         stretch = stretches[name]
         neighbours = [other for key, other in parts.items() if key != name]
         views = check_views(stretch.waypoints_m) if len(np.unique(stretch.waypoints_m, axis=0)) > 1 else []
-        budget, limits = Budget.of(stretch.max_gaussians), _loosened(config)
+        budget, limits = Budget.of(stretch.max_gaussians), _loosened(config.about(stretch.waypoints_m))
         taken = accept(part, budget, limits if views else _sightless(limits), views, neighbours)
         kept[name] = taken.gaussians
         for cause, count in taken.dropped.items():

@@ -4,17 +4,17 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import clients.gaussian_client
 from clients.gaussian_client import GaussianClient, VehicleFrames
 from clients.gaussian_messages import (
     ALL,
-    FIELDS,
-    JOB,
     LIDAR,
     AlignRequest,
     FitReply,
@@ -22,18 +22,24 @@ from clients.gaussian_messages import (
     JudgeRequest,
     RefineReply,
     RefineRequest,
+)
+from clients.gaussian_wire import (
+    JOB,
+    decode_fit_reply,
+    decode_refine_reply,
     encode_align,
     encode_fit,
     encode_judge,
     encode_refine,
 )
-from clients.messages import MessageError, TrainReply, TrainRequest
+from clients.messages import MessageError, TrainRequest
 from geometry import SE3, Camera, Frame, Sim3
 from recon.chart import rotation_matrix
 from recon.evaluate import mean_scores, score
 from recon.gaussians import Gaussians
 from recon.movie import render_camera
 from recon.refine import combined, spread
+from recon.refusal import AcceptanceConfig, sound_rows
 from recon.region import waypoint_region
 from recon.trajectories import turntable
 from recon.views import placed
@@ -145,6 +151,17 @@ def test_a_fit_sends_no_more_than_its_budget() -> None:
     small = client(OFF).fit(fit_request(max_gaussians=20, steps=10))
     assert 0 < len(small.gaussians) <= 20
     assert fitted().gaussians.degree == 0
+
+
+def test_no_fit_sends_what_a_limit_refuses_once_it_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """499.9 m, within 500, are sent as e^(398 / 64) or 502 m; 1.0001e-5 as e^(-737 / 64) or 0.997e-5."""
+    edge = cube().clone()
+    edge.log_scales[0], edge.log_scales[1] = math.log(499.9), math.log(1.0001e-5)
+    monkeypatch.setattr(clients.gaussian_client, "start", lambda *_: SimpleNamespace(gaussians=edge))
+    monkeypatch.setattr(clients.gaussian_client, "fit", lambda *_: None)
+    sent = decode_fit_reply(client().work(encode_fit(fit_request(max_gaussians=300)))).gaussians
+    assert len(sent) >= 298
+    assert sound_rows(sent, AcceptanceConfig()).all()
 
 
 @pytest.mark.parametrize("margin_m", [0.0, 0.4])
@@ -342,31 +359,26 @@ def test_who_holds_nothing_back_cannot_judge() -> None:
 # What leaves the vehicle
 
 
-def floats(gaussians: int) -> dict[str, tuple[int, ...]]:
-    return {name: (gaussians, *rest) for name, rest in zip(FIELDS, [(3,), (4,), (3,), (), (1, 3)], strict=True)}
-
-
-def shapes(reply: TrainReply) -> dict[str, tuple[int, ...]]:
-    return {name: values.shape for name, values in reply.arrays.items()}
-
-
 def test_no_reply_holds_a_pose_or_an_image() -> None:
-    """By name and size, all of it: Gaussians; eleven numbers a neighbour; rows, weights and changes; plain metrics."""
+    """By name and size, all of it: Gaussians; eleven numbers a neighbour; changes of Gaussians; plain metrics.
+
+    Bytes that hold more than the rows they say they do are refused.
+    """
     who = client(OFF)
     fit = who.work(encode_fit(fit_request(steps=4, max_gaussians=30)))
-    sent = int(fit.metrics["gaussians-sent"])
-    assert shapes(fit) == {f"part/{name}": shape for name, shape in floats(sent).items()}
+    assert set(fit.arrays) == {"part"}
+    assert len(decode_fit_reply(fit).gaussians) == fit.metrics["gaussians-sent"] <= 30
+    assert decode_fit_reply(fit).gaussians.degree == 0
     align = who.work(encode_align(AlignRequest({"b": cube().transformed(OFF)})))
-    assert shapes(align) == {"found:b": (11,)}
+    assert {name: values.shape for name, values in align.arrays.items()} == {"found:b": (11,)}
     refine = who.work(
         encode_refine(refine_request(worse(), world_from_own=OFF.inverse(), steps=1, report_quality=True))
     )
-    rows = len(refine.arrays["rows"])
-    changes = {f"change/{name}": shape for name, shape in floats(rows).items()}
-    assert shapes(refine) == {**changes, "rows": (rows,), "visibility": (rows,)}
+    assert set(refine.arrays) == {"update"}
+    assert 0 < len(decode_refine_reply(refine, worse()).rows) <= 300
     verdict = who.judge(encode_judge(JudgeRequest(cube(), OFF.inverse(), EAST, WEST, 2.0)))
     for metrics in (fit.metrics, align.metrics, refine.metrics, verdict.metrics):
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in metrics.values())
-    known = {"fit-cpu-s", "gaussians-fitted", "gaussians-sent", "align-cpu-s", "refine-cpu-s", "psnr-db", "ssim"}
-    assert {*fit.metrics, *align.metrics, *refine.metrics} <= known
+    known = {"fit-cpu-s", "gaussians-fitted", "gaussians-sent", "landmarks-sent", "align-cpu-s", "refine-cpu-s"}
+    assert {*fit.metrics, *align.metrics, *refine.metrics} <= known | {"psnr-db", "ssim"}
     assert (fit.num_examples, align.num_examples, refine.num_examples) == (6, 1, 6)

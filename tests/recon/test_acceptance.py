@@ -28,7 +28,7 @@ from recon.acceptance import (
 )
 from recon.gaussians import Gaussians
 from recon.objective import render_view
-from recon.refusal import sound_rows
+from recon.refusal import landmarks_refusal, sound_rows
 from recon.views import View
 
 CONFIG = AcceptanceConfig()
@@ -182,6 +182,21 @@ def test_accept_raises_what_is_counted() -> None:
     with pytest.raises(UploadRefusedError, match="5 rows, the budget is 4") as raised:
         accept(street(5, 0), Budget.of(4), NO_FLOOR, [])
     assert raised.value.cause == "count"
+
+
+def test_far_is_meant_from_the_middle_of_the_waypoints() -> None:
+    """A street 6 km from the origin, as in a city's frame: limits of 5 km lie about the street."""
+    way_m = np.array([[6000.0, 10.0], [6020.0, 10.0]])
+    limits = AcceptanceConfig().about(way_m)
+    assert limits.centre_m == (6010.0, 10.0, 0.0)
+    places_m = np.array([[6000.0, 0, 0], [1011.0, 10, 0], [1009.0, 10, 0], [6010.0, 10, -5001.0]])
+    assert limits.within(places_m).tolist() == [True, True, False, False]
+    upload = balls(places_m)
+    assert sound_rows(upload, limits).tolist() == [True, True, False, False]
+    assert landmarks_refusal(places_m[:2], limits) is None
+    refused = landmarks_refusal(places_m, limits)
+    assert refused is not None
+    assert refused.sentence.startswith("2 landmarks lie beyond 5000 m")
 
 
 def test_what_no_check_view_shows_is_dropped() -> None:

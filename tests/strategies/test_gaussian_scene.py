@@ -1,7 +1,7 @@
 """The scene as tiers hold it: looked up, merged, moved by updates. Neither order nor division into RSUs matters."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from strategies.gaussian_scene import (
     in_world,
     joined_by,
     moved_by,
+    pooled_at_rsus,
     smoothed,
     spread_over,
     weighed,
@@ -56,6 +57,13 @@ def depth_m(east: Any, own: tuple[float, float], others: tuple[float, float]) ->
     east, steps = np.atleast_1d(east), 0.5
     own_m, others_m = (np.abs(east[:, None] - np.arange(low + steps, high)).min(axis=1) for low, high in (own, others))
     return (others_m - own_m) / 2
+
+
+def moved(
+    scene: Mapping[str, Gaussians], updates: Mapping[str, Mapping[str, Update]], step: float, free: Any = None
+) -> dict[str, Gaussians]:
+    """Pooled at the RSUs, combined in the cloud."""
+    return moved_by(scene, pooled_at_rsus(scene, updates), step, free)
 
 
 def bits(gaussians: Gaussians) -> list[bytes]:
@@ -247,12 +255,12 @@ def test_duplicates_at_a_border_do_not_touch_the_old_regions_interior() -> None:
 def test_only_free_rows_move() -> None:
     scene = {"west": balls([1.0, 2.0]), "east": balls([30.0])}
     updates = {"east": updates_of(whole(scene), 1, "cd"), "west": updates_of(whole(scene), 2, "ab")}
-    all_move = moved_by(scene, updates, 1.0)
+    all_move = moved(scene, updates, 1.0)
     free = {"west": torch.tensor([False, True]), "east": torch.tensor([True])}
-    moved = moved_by(scene, updates, 1.0, free)
-    assert bits(moved["east"]) == bits(all_move["east"])
-    assert bits(moved["west"].select(free["west"])) == bits(all_move["west"].select(free["west"]))
-    assert bits(moved["west"].select(~free["west"])) == bits(scene["west"].select(~free["west"]))
+    changed = moved(scene, updates, 1.0, free)
+    assert bits(changed["east"]) == bits(all_move["east"])
+    assert bits(changed["west"].select(free["west"])) == bits(all_move["west"].select(free["west"]))
+    assert bits(changed["west"].select(~free["west"])) == bits(scene["west"].select(~free["west"]))
 
 
 # Updates
@@ -269,14 +277,14 @@ def test_a_round_moves_by_the_mean_weighted_by_visibility() -> None:
     # Row 0: (1 · 3 + 2 · 1) / 4 = 1.25 m. Row 1: b alone, 2 m. Row 2: nobody.
     scene = {"west": balls([0.0, 10.0, 20.0])}
     updates = {"west": {"a": shift(3, 1.0, [3, 0, 0]), "b": shift(3, 2.0, [1, 5, 0])}}
-    assert moved_by(scene, updates, 1.0)["west"].means[:, 0].tolist() == pytest.approx([1.25, 12, 20])
-    assert moved_by(scene, updates, 1.5)["west"].means[:, 0].tolist() == pytest.approx([1.875, 13, 20])
+    assert moved(scene, updates, 1.0)["west"].means[:, 0].tolist() == pytest.approx([1.25, 12, 20])
+    assert moved(scene, updates, 1.5)["west"].means[:, 0].tolist() == pytest.approx([1.875, 13, 20])
 
 
 def test_what_nobody_sees_keeps_its_bits() -> None:
     scene = {"west": balls([0.1, 0.7])}
-    moved = moved_by(scene, {"west": {"a": shift(2, 1.0, [0, 0]), "b": shift(2, 1.0, [0, 0])}}, 1.5)
-    assert bits(moved["west"]) == bits(scene["west"])
+    changed = moved(scene, {"west": {"a": shift(2, 1.0, [0, 0]), "b": shift(2, 1.0, [0, 0])}}, 1.5)
+    assert bits(changed["west"]) == bits(scene["west"])
 
 
 @settings(max_examples=20, deadline=None)
@@ -288,7 +296,7 @@ def test_the_order_of_vehicles_and_rsus_does_not_matter(seed: int, count: int, o
     mixed: dict[str, dict[str, Update]] = {}
     for name in order:
         mixed.setdefault("west" if name in "ab" else "east", {})[name] = updates[name]
-    one, other = moved_by(scene, by_rsu, step), moved_by(dict(reversed(scene.items())), mixed, step)
+    one, other = moved(scene, by_rsu, step), moved(dict(reversed(scene.items())), mixed, step)
     assert all(bits(one[rsu]) == bits(other[rsu]) for rsu in scene)
 
 
@@ -298,12 +306,12 @@ def test_one_rsu_is_flat(seed: int, count: int, step: float) -> None:
     scene = balls(np.arange(count))
     updates = updates_of(scene, seed, "abc")
     total = sum(update.visibility.double() for update in updates.values())
-    moved = moved_by({"all": scene}, {"all": updates}, step)["all"]
+    changed = moved({"all": scene}, {"all": updates}, step)["all"]
     for name, before in scene.tensors().items():
         shares = [u.visibility.double() / total.clamp_min(1e-12) for u in updates.values()]  # type: ignore[union-attr]
         rows = [share.reshape(-1, *[1] * (before.ndim - 1)) for share in shares]
         mean = sum(share * u.changes[name] for share, u in zip(rows, updates.values(), strict=True))
-        torch.testing.assert_close(moved.tensors()[name].double(), before + step * mean, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(changed.tensors()[name].double(), before + step * mean, atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -313,11 +321,11 @@ def test_how_vehicles_are_divided_into_rsus_does_not_matter(
 ) -> None:
     scene = balls(np.arange(count))
     updates = updates_of(scene, seed, "abcde")
-    flat = moved_by({"all": scene}, {"all": updates}, step)["all"]
+    flat = moved({"all": scene}, {"all": updates}, step)["all"]
     by_rsu: dict[str, dict[str, Update]] = {}
     for name, rsu in zip("abcde", rsu_of, strict=True):
         by_rsu.setdefault(rsu, {})[name] = updates[name]
-    close(moved_by({"all": scene}, by_rsu, step)["all"], flat)
+    close(moved({"all": scene}, by_rsu, step)["all"], flat)
 
 
 def test_inputs_are_left_alone() -> None:
@@ -325,9 +333,9 @@ def test_inputs_are_left_alone() -> None:
     updates = {"west": updates_of(scene["west"], 3, "ab")}
     before, first = bits(scene["west"]), updates["west"]["a"]
     visibility, sh = first.visibility.clone(), first.changes["sh"].clone()
-    moved_by(scene, updates, 1.5, {"west": torch.tensor([True, False])})
+    moved(scene, updates, 1.5, {"west": torch.tensor([True, False])})
     weighed(updates["west"], {name: {"psnr-db": db, "ssim": 0.5} for name, db in (("a", 20), ("b", 10))})
-    smoothed(scene, moved_by(scene, updates, 1.0), 0.5)
+    smoothed(scene, moved(scene, updates, 1.0), 0.5)
     assert bits(scene["west"]) == before
     assert torch.equal(first.visibility, visibility)
     assert torch.equal(first.changes["sh"], sh)
@@ -366,3 +374,14 @@ def test_the_teacher_keeps_its_share() -> None:
     third = smoothed(second, {"west": balls([4.0])}, 0.75)
     assert [teacher["west"].means[0, 0].item() for teacher in (first, second, third)] == pytest.approx([0, 1, 1.75])
     assert second["west"].means[0, 1:].tolist() == [0, 1]
+
+
+def test_new_gaussians_do_not_settle_among_those_of_a_region_out_of_sight() -> None:
+    """Both have a ball at 5 m, in a's region; c's is left out, be a in sight or not. At 3 m there is none yet."""
+    apart = Plan((stretch("a", "1", 0), stretch("b", "2", 10), stretch("c", "3", 20)))
+    old, new = {"1": balls([5.0, 8.0]), "2": balls([15.0])}, {"3": balls([5.0, 25.0])}
+    for sight_m in (5.0, 1000.0):
+        scene, _ = joined_by(old, new, apart, replace(PLAIN, sight_m=sight_m))
+        assert scene["3"].means[:, 0].tolist() == [25.0]
+    scene, _ = joined_by(old, {"3": balls([3.0, 25.0])}, apart, replace(PLAIN, sight_m=5.0))
+    assert scene["3"].means[:, 0].tolist() == [3.0, 25.0]

@@ -1,0 +1,93 @@
+"""What vehicles are asked to do with their images: fit, refine, judge. `gaussian_aligning` asks them for each other."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.gaussian_messages import FitRequest, JudgeRequest, RefineRequest
+from clients.gaussian_wire import encode_fit, encode_judge, encode_refine
+from clients.messages import TrainRequest
+from recon.compressed import compress_gaussians
+from recon.plan import Plan
+from strategies.gaussian_config import FusionConfig
+from strategies.gaussian_scene import Around, around, whole
+from strategies.gaussian_state import FusionState
+from strategies.rsu_round import share_of
+
+
+def fit_requests(plan: Plan, config: FusionConfig, here: Iterable[str]) -> dict[str, TrainRequest]:
+    """Every vehicle fits its stretch, the more steps the more views it has."""
+    requests = {}
+    for vehicle in here:
+        stretch = plan[vehicle]
+        places = (stretch.waypoints_m, plan.others_m(vehicle))
+        steps = max(1, round(config.fit_steps * stretch.views))
+        budget, margin_m = stretch.max_gaussians, config.margin_m
+        requests[vehicle] = encode_fit(FitRequest(*places, steps, budget, margin_m, config.seed, config.landmarks))
+    return requests
+
+
+def chosen(state: FusionState, plan: Plan, config: FusionConfig, here: Collection[str], number: int) -> list[str]:
+    """Who refines in a round: those whose world is known, a share of each RSU's."""
+    names = list[str]()
+    for index, rsu in enumerate(plan.rsus):
+        own = [stretch.vehicle for stretch in plan.of_rsu(rsu)]
+        ready = [vehicle for vehicle in own if vehicle in state.world_from and vehicle in here]
+        rng = np.random.default_rng([config.seed, number, index])
+        count = share_of(config.fraction, len(ready))
+        names += [ready[int(row)] for row in sorted(rng.choice(len(ready), count, replace=False))]
+    return names
+
+
+def seen_by(state: FusionState, plan: Plan, config: FusionConfig, vehicles: Iterable[str]) -> dict[str, Around]:
+    """The part of the scene that each is sent; those around whom there is nothing are left out."""
+    everything = whole(state.scene)
+    there = {name: around(everything, plan[name].waypoints_m, config.sight_m) for name in vehicles}
+    return {name: part for name, part in there.items() if len(part.rows)}
+
+
+def refine_requests(
+    state: FusionState, plan: Plan, config: FusionConfig, sent: Mapping[str, Around], number: int
+) -> dict[str, TrainRequest]:
+    """Some steps from the scene of all, `sent`, at each vehicle's own images."""
+    teacher = whole(state.teacher) if state.teacher and number else None
+    return {
+        vehicle: encode_refine(
+            RefineRequest(
+                scene=there.gaussians,
+                world_from_own=state.world_from[vehicle],
+                steps=max(1, round(config.refine_steps * plan[vehicle].views)),
+                round_number=number,
+                pace=config.pace_at(number),
+                seed=config.seed,
+                teacher=None if teacher is None else teacher.select(there.rows),
+                report_quality=config.block_weighting,
+            )
+        )
+        for vehicle, there in sent.items()
+    }
+
+
+def judge_requests(
+    state: FusionState, plan: Plan, config: FusionConfig, sent: Mapping[str, Around]
+) -> dict[str, TrainRequest]:
+    """How good is the scene, at images that were held back?"""
+    requests = {}
+    for vehicle, there in sent.items():
+        places = (plan[vehicle].waypoints_m, plan.others_m(vehicle))
+        requests[vehicle] = encode_judge(
+            JudgeRequest(there.gaussians, state.world_from[vehicle], *places, config.border_m)
+        )
+    return requests
+
+
+def bytes_to_rsus(state: FusionState, plan: Plan, sent: Mapping[str, Around]) -> int:
+    """What the cloud sends for it: to each RSU once all that its vehicles are sent."""
+    rows: dict[str, Tensor] = {}
+    for vehicle, there in sent.items():
+        rsu = plan[vehicle].rsu
+        rows[rsu] = torch.cat([rows[rsu], there.rows]).unique() if rsu in rows else there.rows
+    everything = whole(state.scene)
+    return sum(compress_gaussians(everything.select(own)).nbytes for own in rows.values())
