@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 RUN_ENV := CONVOY_DATA=$${CONVOY_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd || true)}
+# Two processes of tests, one thread each unless a test asks for more: threads beyond the cores wait by spinning.
+TWO_AT_ONCE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 MLFLOW_PORT ?= 5000
 # Where bytecode is not kept, every process of the tests compiles its libraries anew, which takes longer than most files.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,10 +39,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -n 2
 	$(BIN)/lint-imports --no-logo
-	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not simulation and not slow"
+	$(RUN_ENV) $(TWO_AT_ONCE) -m "not simulation and not slow"
 
 test: check
-	$(RUN_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not simulation"
+	$(RUN_ENV) $(TWO_AT_ONCE) -m "slow and not simulation"
 	$(RUN_ENV) $(BIN)/python -m pytest -q -m simulation
 
 bench: $(READY)
