@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 RUN_ENV := CONVOY_DATA=$${CONVOY_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd || true)}
-# Two processes of tests, one thread each unless a test asks for more: threads beyond the cores wait by spinning.
-TWO_AT_ONCE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Two processes of tests, one thread each unless a test asks for more: threads beyond the cores wait by spinning. Numba,
+# once loaded, sets the number for everybody.
+TWO_AT_ONCE := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 MLFLOW_PORT ?= 5000
 # Where bytecode is not kept, every process of the tests compiles its libraries anew, which takes longer than most files.
 unexport PYTHONDONTWRITEBYTECODE
