@@ -65,7 +65,9 @@ FULL = SurveyRequest(size_px=(192, 256))
 QUICK = SurveyRequest(size_px=(112, 160), part=0.5, vehicles=6, gaussians_per_view=150)
 POISON_PX, QUICK_POISON_PX = (128, 192), (80, 112)
 KEPT = 0.8  # of the uploads, after borders are trimmed: what the centralised fit may have
-KITTI = SurveyRequest(size_px=(160, 480), rsus=2, vehicles=2, speed_ratio=1.0, gaussians_per_view=1500, anchors="first")
+KITTI = SurveyRequest(
+    size_px=(160, 480), rsus=2, vehicles=2, overlap_m=20.0, speed_ratio=1.0, gaussians_per_view=1500, anchors="first"
+)
 ADDED_TO = (2, 4, 8, 16)
 FUSION = FusionConfig(align_rounds=2, refine_rounds=8)
 

@@ -158,17 +158,20 @@ class GaussianClient:
         return own_m[limits.within(own_m)]
 
     def align(self, request: AlignRequest) -> AlignReply:
-        """Find where others lie: their Gaussians by the images that show them, their landmarks by the own LiDAR."""
+        """Find where others lie: their landmarks by the own LiDAR, their Gaussians by the images that show them.
+
+        Images are for those without landmarks; for all, if LiDAR finds nobody.
+        """
         began_s = time.thread_time()
-        views = {name: showing(other, self.learned) for name, other in sorted(request.others.items())}
+        felt = self._felt(request.landmarks)
+        others = {n: g for n, g in sorted(request.others.items()) if not (felt and n in request.landmarks)}
+        views = {name: showing(other, self.learned) for name, other in others.items()}
         if request.together:
             seen = list({id(view): view for chosen in views.values() for view in chosen}.values())
-            together = Gaussians.concat([request.others[name] for name in sorted(request.others)])
-            found = {ALL: aligned(together, seen)} if seen else {}
+            found = {ALL: aligned(Gaussians.concat(list(others.values())), seen)} if seen else {}
         else:
-            found = {name: aligned(request.others[name], chosen) for name, chosen in views.items() if chosen}
-        found |= self._felt(request.landmarks)
-        return AlignReply(found, {"align-cpu-s": time.thread_time() - began_s})
+            found = {name: aligned(others[name], chosen) for name, chosen in views.items() if chosen}
+        return AlignReply(found | felt, {"align-cpu-s": time.thread_time() - began_s})
 
     def _felt(self, others: Mapping[str, Float32[ndarray, "_ 3"]]) -> dict[str, Found]:
         """Where others' landmarks lie on the surfaces that this vehicle's LiDAR saw, of those that it saw."""

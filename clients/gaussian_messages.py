@@ -69,7 +69,8 @@ class AlignRequest:
     Args:
         others: Gaussians by name, in the worlds of their owners; if together, all in one world.
         together: whether to look for one similarity of all of them, `ALL`.
-        landmarks: of others by name, in the worlds of their owners.
+        landmarks: of others by name, in the worlds of their owners. Who finds one by these leaves the images out of
+            it: it looks for none of the named by their Gaussians.
     """
 
     others: Mapping[str, Gaussians]

@@ -1,11 +1,14 @@
 """The ClientApp: decodes a message, picks the client, encodes its answer. One app for every engine and vehicle."""
 
+from collections.abc import Mapping
+
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.gaussian_client import GaussianClient
-from clients.messages import decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
+from clients.gaussian_wire import MISSING
+from clients.messages import Scalar, decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
 from clients.perception_client import PerceptionClient, PerceptionTask
 from fl_app.holdings import held_by
 from fl_app.run_config import RunConfig, parse
@@ -35,10 +38,11 @@ def client_of(context: Context) -> PerceptionClient:
     return PerceptionClient(task_of(parse(context.run_config)), int(context.node_config["partition-id"]))
 
 
-def surveyor_of(context: Context) -> GaussianClient:
-    """The vehicle that a node stands for in a reconstruction."""
+def surveyor_of(context: Context, settings: Mapping[str, Scalar] | None = None) -> GaussianClient:
+    """The vehicle that a node stands for in a reconstruction; a message's settings say who is missing."""
     request, number = parse(context.run_config).survey, int(context.node_config["partition-id"])
-    return GaussianClient(*held_by(request, number))
+    missing = str((settings or {}).get(MISSING, ""))
+    return GaussianClient(*held_by(request, number, tuple(missing.split(",")) if missing else ()))
 
 
 @app.query("hello")
@@ -52,7 +56,7 @@ def hello(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train on your own frames, or do a job of a reconstruction."""
     request = decode_request(message)
-    reply = surveyor_of(context).work(request) if rebuilds(context) else client_of(context).fit(request)
+    reply = surveyor_of(context, request.config).work(request) if rebuilds(context) else client_of(context).fit(request)
     return encode_train_reply(reply, message)
 
 
@@ -60,7 +64,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Judge on your own frames."""
     request = decode_request(message)
-    client = surveyor_of(context) if rebuilds(context) else client_of(context)
+    client = surveyor_of(context, request.config) if rebuilds(context) else client_of(context)
     return encode_evaluate_reply(client.judge(request), message)
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from fl_app.scene_config import SceneFields
-from fl_app.survey import SurveyRequest, active_vehicles
+from fl_app.survey import SurveyRequest
+from fl_app.survey_split import active_vehicles
 from perception.datasets import FLEETS, FleetRequest
 from strategies.accumulator import RuleConfig
 from strategies.aggregation import RULES
@@ -106,11 +107,6 @@ class RunConfig(SceneFields):
         )
 
     @property
-    def regions_wanted(self) -> tuple[str, ...]:
-        """RSUs whose vehicles take part in a reconstruction; none for all."""
-        return tuple(name.strip() for name in self.regions.split(",") if name.strip())
-
-    @property
     def survey(self) -> SurveyRequest:
         """The same on server and vehicles, so that both see one street and one plan."""
         return SurveyRequest(
@@ -127,12 +123,23 @@ class RunConfig(SceneFields):
             misplaced=self.misplaced,
             anchors=self.anchors,
             rsu_names=self.regions_wanted,
+            without=self.gone,
+            slowed=self.speeds,
         )
 
     @property
     def fusion(self) -> FusionConfig:
-        """Settings of the reconstruction's strategy."""
-        active = active_vehicles(self.vehicles, self.rsus, self.regions_wanted)
+        """Settings of the reconstruction's strategy.
+
+        Raises:
+            ValueError: no such data, vehicle or RSU, too few vehicles, or a value is out of range.
+        """
+        if self.data != "town" and not self.data_path:
+            raise ValueError(
+                f"data = {self.data!r}: a reconstruction takes the town, or recorded data by its folder alone: give "
+                "data-path=FOLDER of a drive with poses (docs/data.md)"
+            )
+        active = active_vehicles(self.vehicles, self.rsus, self.regions_wanted, self.gone, dict(self.speeds))
         return FusionConfig(
             fit_steps=self.fit_steps,
             align_rounds=self.align_rounds,

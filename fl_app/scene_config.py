@@ -1,5 +1,6 @@
 """The fields of a run config that only a reconstruction reads."""
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -30,4 +31,38 @@ class SceneFields(BaseModel):
     margin_m: float = Field(1000.0, ge=0)
     sight_m: float = Field(150.0, gt=0)
     regions: str = ""
+    without: str = ""
+    slowed: str = ""
     add_to: str = ""
+
+    @property
+    def regions_wanted(self) -> tuple[str, ...]:
+        """RSUs whose vehicles take part in a reconstruction; none for all."""
+        return _names(self.regions)
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """Vehicles and RSUs that fall out once all is planned."""
+        return _names(self.without)
+
+    @property
+    def speeds(self) -> tuple[tuple[str, float], ...]:
+        """Vehicles that are slower or faster than planned, and by what factor.
+
+        Raises:
+            ValueError: not written as NAME:FACTOR, a factor is not positive and finite, or a name comes twice.
+        """
+        try:
+            pairs = [pair.partition(":")[::2] for pair in _names(self.slowed)]
+            found = tuple((name.strip(), float(factor)) for name, factor in pairs)
+        except ValueError:
+            raise ValueError(f"slowed = {self.slowed!r}: write NAME:FACTOR, as vehicle-3:0.5") from None
+        if not all(0 < factor < math.inf for _, factor in found):
+            raise ValueError(f"slowed = {self.slowed!r}: factors must be positive and finite")
+        if len(dict(found)) < len(found):
+            raise ValueError(f"slowed = {self.slowed!r}: a name comes twice")
+        return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

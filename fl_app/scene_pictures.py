@@ -52,7 +52,8 @@ def draw_map(path: Path, survey: Survey, present: Sequence[str], colours: Mappin
         rank = [other.vehicle for other in survey.plan.of_rsu(stretch.rsu)].index(stretch.vehicle)
         colour = _darker(colours[stretch.rsu] if stretch.rsu in present else GREY, SHADES[rank % len(SHADES)])
         axis.scatter(*own_m.T, s=9, color=colour, linewidths=0)
-        axis.annotate(str(number), own_m[len(own_m) // 2], xytext=(5, 5), textcoords="offset points", color=colour)
+        name = stretch.vehicle.rpartition("-")[2].lstrip("0") or "0"
+        axis.annotate(name, own_m[len(own_m) // 2], xytext=(5, 5), textcoords="offset points", color=colour)
     for rsu, site_m in zip(sorted(names), survey.sites_m, strict=True):
         axis.scatter(*site_m, s=110, marker="^", color=colours[rsu] if rsu in present else GREY, edgecolors="black")
         axis.annotate(rsu, site_m, xytext=(8, -12), textcoords="offset points", weight="bold")

@@ -22,7 +22,7 @@ from fl_app.scene_pictures import (
     draw_way,
     rsu_colours,
 )
-from fl_app.scene_tables import figures, given_away, refused, settings
+from fl_app.scene_tables import figures, given_away, refused, replanned_line, settings
 from fl_app.survey import Survey
 from recon.partition import save_picture
 from recon.plan import Plan
@@ -62,7 +62,7 @@ def write_report(
     leaks = leakages(survey, state) if leaks is None else leaks
     sections = [
         figures(survey, state, history, plan),
-        _map(folder, survey, state, colours),
+        _map(folder, survey, state, config, colours),
         _placing(folder, survey, state, history, colours),
         _seams(folder, state, borders, judged, colours, plan, config.sight_m),
         _way(folder, survey, borders, judged, colours),
@@ -78,7 +78,7 @@ def write_report(
     return [folder / REPORT, *pictures]
 
 
-def _map(folder: Path, survey: Survey, state: FusionState, colours: Mapping[str, Colour]) -> Section:
+def _map(folder: Path, survey: Survey, state: FusionState, config: RunConfig, colours: Mapping[str, Colour]) -> Section:
     pictures = [Picture(draw_map(folder / "map.png", survey, sorted(state.scene), colours), "Regions and stretches.")]
     save_picture(folder / "partition.png", survey.problem, survey.partitions)
     caption = "Frames by RSU: nearest (Voronoi), with boundaries moved (HWP), and how long each RSU takes."
@@ -91,7 +91,9 @@ def _map(folder: Path, survey: Survey, state: FusionState, colours: Mapping[str,
     text = f"In the scene: {', '.join(present) or 'nothing yet'}." + (
         f" Not in it: {', '.join(absent)}." * bool(absent)
     )
-    return Section("Map", (text, "Triangles are RSUs, numbers are vehicles."), pictures=tuple(pictures))
+    again = replanned_line(survey, config, state.missing)
+    more = (f"{again[0].upper()}{again[1:]}.",) if again else ()
+    return Section("Map", (text, *more, "Triangles are RSUs, numbers are vehicles."), pictures=tuple(pictures))
 
 
 def _placing(
@@ -114,7 +116,9 @@ def _placing(
         felt = sum(count for _, count in history.series("align/links-lidar"))
         text.append(f"Neighbours were found {felt:.0f} times by LiDAR, {sum(links) - felt:.0f} times by images.")
     if lost:
-        text.append(f"Not aligned, for want of an upload or of links: {', '.join(lost)}.")
+        text.append(f"Not aligned, for want of an upload: {', '.join(lost)}.")
+    if alone := [v.vehicle for v in survey.vehicles if history.series(f"vehicle/{v.vehicle}/unplaced")]:
+        text.append(f"Pair by pair nothing tied these to a place that is known: {', '.join(alone)}.")
     caption = "Arrows point from where a stretch is to where it was put; lengths are larger than life."
     return Section("Alignment", tuple(text), pictures=(Picture(path, caption),))
 

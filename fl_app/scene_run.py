@@ -3,9 +3,11 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -14,17 +16,20 @@ from flwr.serverapp import Grid
 from clients.gaussian_messages import ALIGN
 from fl_app import checkpoint, console
 from fl_app.history import History, evaluate_row, fusion_row
-from fl_app.holdings import survey_of
+from fl_app.holdings import replanned, survey_of
 from fl_app.run import RunFailed, make_folder
 from fl_app.run_config import RunConfig
 from fl_app.scene_leakage import leakage_row, leakages
 from fl_app.scene_report import write_report
+from fl_app.scene_start import begun, resumed
+from fl_app.scene_tables import replanned_line
 from fl_app.survey import Survey
 from fl_app.tracking import Tracker, check_reachable, default_uri
 from geometry import Sim3
-from perception.datasets.base import DataError
+from recon.plan import Plan
 from recon.ply import write_ply
 from recon.spz import write_spz
+from strategies.gaussian_aligning import unplaced
 from strategies.gaussian_fusion import GaussianFusion
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import whole
@@ -47,11 +52,21 @@ class SceneRun:
     tracker: Tracker
     began_s: float
 
+    def replan(self, missing: Sequence[str]) -> Plan:
+        """The street divided again among those who are there.
+
+        Raises:
+            DataError: nobody is left.
+        """
+        self.survey = survey_of(replanned(self.config.survey, missing))
+        console.say(replanned_line(self.survey, self.config, missing))
+        return self.survey.active_plan()
+
     def on_round(self, report: FusionReport) -> None:
         """Log a round and leave a checkpoint: what is printed is saved."""
         row = fusion_row(report)
         if report.job == ALIGN:
-            row |= placement_errors(self.survey, self.state)
+            row |= placement_errors(self.survey, self.state) | self._unplaced(report)
         self._log(report.round, row)
         self._save_checkpoint()
         console.say(console.fusion_line(report, self.config.fusion.num_rounds, row.get("align/error-m")))
@@ -62,10 +77,13 @@ class SceneRun:
         console.say(console.judged_line(report))
 
     def finish(self) -> None:
-        """Leave scene, pictures and report behind; raise RunFailed when there is no scene."""
+        """Leave scene, pictures and report behind; raise RunFailed when nothing came to the scene."""
         self.history.write(self.folder / "metrics.csv")
-        if not self.state.scene:
-            raise RunFailed("not one vehicle's Gaussians were accepted: see the table of updates that did not count")
+        if self.state.losses:
+            console.console.print(console.losses_table(self.state.losses))
+        if not any(len(held) for rsu, held in self.state.scene.items() if rsu not in self.state.base):
+            old = f", and the scene is still that of {self.config.add_to}" if self.state.base else ""
+            raise RunFailed(f"not one vehicle's Gaussians were accepted{old}: see the updates that did not count")
         for path in self._write_scene():
             self.tracker.file(path, "scene")
         leaks = leakages(self.survey, self.state)
@@ -74,8 +92,6 @@ class SceneRun:
         for path in write_report(self.folder, self.survey, self.state, self.history, self.config, leaks=leaks):
             self.tracker.file(path, "report")
         self.tracker.file(self.folder / "metrics.csv")
-        if self.state.losses:
-            console.console.print(console.losses_table(self.state.losses))
         console.say(f"data: {self.survey.name} ({self.survey.licence})")
 
     def _write_scene(self) -> list[Path]:
@@ -93,6 +109,13 @@ class SceneRun:
         row = {f"bytes/{path.name.replace('.', '-')}": float(path.stat().st_size) for path in paths}
         self._log(self.state.round, row)
         return paths
+
+    def _unplaced(self, report: FusionReport) -> dict[str, float]:
+        """Which vehicles nothing joins to a known place, after the round in which they look pair by pair."""
+        if report.round != 2:
+            return {}
+        plan = self.survey.active_plan(besides=sorted(self.state.base))
+        return {f"vehicle/{name}/unplaced": 1.0 for name in unplaced(plan, self.state.parts, report.links)}
 
     def _log(self, round_number: int, values: dict[str, float]) -> None:
         self.history.add(round_number, values)
@@ -135,12 +158,19 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
     """
     run = open_run(config)
     plan = run.survey.active_plan(besides=sorted(run.state.base))
-    strategy = GaussianFusion(config.fusion, plan, run.state, on_round=run.on_round, on_evaluate=run.on_evaluate)
+    replan = None if config.regions_wanted or config.add_to else run.replan
+    hooks: dict[str, Any] = {"on_round": run.on_round, "on_evaluate": run.on_evaluate}
+    strategy = GaussianFusion(config.fusion, plan, run.state, replan=replan, **hooks)
     status = "FAILED"
     try:
         rounds_left = config.fusion.num_rounds - run.state.round
         if rounds_left > 0:
             strategy.start(grid, ArrayRecord(), num_rounds=rounds_left, timeout=config.deadline_s)
+        else:
+            console.say(
+                f"nothing is left to do: {run.state.round} rounds are done, {config.fusion.num_rounds} were asked for; "
+                "ask for more refine-rounds to go on; the report is written again"
+            )
         run.finish()
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -154,40 +184,23 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
 
 def open_run(config: RunConfig) -> SceneRun:
     """Check and open everything before any work starts; whatever is wrong leaves no run behind."""
-    saved = checkpoint.load_arrays(Path(config.resume)) if config.resume else None
-    state = FusionState.restore(saved.arrays, saved.counters) if saved else begun(config)
+    state, tracking_run_id = resumed(config) if config.resume else (begun(config), "")
     output_dir = Path(config.output_dir)
     uri = config.tracking_uri or default_uri(output_dir)
     check_reachable(uri)
     make_folder(output_dir)
     began_s = time.monotonic()
-    survey = survey_of(config.survey)
+    survey = survey_of(replanned(config.survey, state.missing))
     tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
     name = config.run_name or f"scene-{datetime.now():%m%d-%H%M%S}"
     folder = make_folder(Path(config.resume) if config.resume else output_dir / name)
     (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
-    tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
-    history = History.read(folder / "metrics.csv", state.round) if saved else History()
+    tracker.begin(folder.name, config.as_flower(), tracking_run_id)
+    history = History.read(folder / "metrics.csv", state.round) if config.resume else History()
     console.say(f"{survey.name}: {len(survey.frames)} frames, {len(survey.vehicles)} vehicles take part")
+    if line := replanned_line(survey, config, state.missing):
+        console.say(line)
     return SceneRun(config, folder, survey, state, history, tracker, began_s)
-
-
-def begun(config: RunConfig) -> FusionState:
-    """Before the first round: with the scene of an earlier run and its landmarks, if this one adds to one.
-
-    Raises:
-        CheckpointError: there is no such run.
-        DataError: it has no scene, or has the regions already.
-    """
-    if not config.add_to:
-        return FusionState()
-    saved = checkpoint.load_arrays(Path(config.add_to))
-    earlier = FusionState.restore(saved.arrays, saved.counters)
-    scene = earlier.scene
-    there = sorted(set(scene) & set(config.regions_wanted)) if config.regions_wanted else sorted(scene)
-    if not scene or there:
-        raise DataError(f"add-to: {config.add_to} {'has ' + ', '.join(there) if scene else 'has no scene yet'}")
-    return earlier.added_to()
 
 
 def close(run: SceneRun, status: str) -> None:

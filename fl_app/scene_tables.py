@@ -10,6 +10,8 @@ from fl_app.scene_config import SceneFields
 from fl_app.scene_leakage import VehicleLeakage, by_treatment, means
 from fl_app.scene_page import Section, Table
 from fl_app.survey import Survey
+from recon.compressed import compress_gaussians
+from recon.partition import optimum_s
 from recon.plan import Plan
 from strategies.gaussian_state import FusionState
 
@@ -49,7 +51,7 @@ def figures(survey: Survey, state: FusionState, history: History, plan: Plan) ->
     ]
     text = (
         "Quality is what vehicles measured at images that they held back, with the exposures that they keep to "
-        "themselves. Traffic is payload; what judging sends is not in it.",
+        "themselves. Traffic is payload as it is sent, compressed; what judging sends is not in it.",
     )
     table = Table("All", ("figure", "value"), tuple(row for row in rows if row[1] != UNKNOWN))
     return Section("Figures", text, (table, _rsu_table(state, history, plan), _vehicle_table(survey, state, history)))
@@ -66,14 +68,15 @@ def _rsu_table(state: FusionState, history: History, plan: Plan) -> Table:
                 rsu + (" (from before)" if rsu in state.base else ""),
                 str(len(vehicles)),
                 f"{sum(map(len, sent))}" if sent else UNKNOWN,
-                megabytes(sum(part.nbytes for part in sent)) if sent else UNKNOWN,
+                megabytes(sum(compress_gaussians(part).nbytes for part in sent)) if sent else UNKNOWN,
                 UNKNOWN if held is None else f"{len(held)}",
                 UNKNOWN if held is None else megabytes(held.nbytes),
                 _last(history, f"rsu/{rsu}/psnr-db"),
                 _last(history, f"rsu/{rsu}/border-psnr-db"),
             )
         )
-    columns = ("RSU", "vehicles", "Gaussians sent", "bytes sent", "in the scene", "bytes", "PSNR, dB", "near borders")
+    sizes = ("Gaussians sent", "compressed", "in the scene", "in memory")
+    columns = ("RSU", "vehicles", *sizes, "PSNR, dB", "near borders")
     return Table("Roadside units (RSUs)", columns, tuple(rows))
 
 
@@ -146,6 +149,23 @@ def settings(config: RunConfig) -> Section:
     names = [*SETTINGS, *SceneFields.model_fields]
     rows = tuple((name.replace("_", "-"), str(getattr(config, name))) for name in names if getattr(config, name) != "")
     return Section("Settings", (), (Table("Of this run", ("setting", "value"), rows),))
+
+
+def replanned_line(survey: Survey, config: RunConfig, missing: Sequence[str]) -> str:
+    """Because of whom the street was planned again, and what it took; empty if it was not.
+
+    Args:
+        survey: as it is now.
+        config: of the run, with who falls out and who slows down.
+        missing: vehicles that were not there when the run began.
+    """
+    slowed = [f"{name} (speed x {factor:g})" for name, factor in config.speeds]
+    if not (names := [*config.gone, *missing, *slowed]):
+        return ""
+    return (
+        f"planned again because of {', '.join(names)}: {survey.moved} of {len(survey.frames)} frames change hands, the "
+        f"last vehicle is done at {survey.makespan_s / optimum_s(survey.problem):.2f} x the least possible"
+    )
 
 
 def _last(history: History, name: str, unit: str = "", digits: int = 2) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 PAIR = re.compile(r"""([\w.-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)""")
-# What a data set needs other than the app's own defaults; whatever the user says wins.
+# What perception needs on a data set other than the app's own defaults; whatever the user says wins.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "town": {},
     "camvid": {"vehicles": 3, "local-epochs": 8},
@@ -148,7 +148,7 @@ def command(
     task: Annotated[str, typer.Option(help="perception or reconstruction, with settings that suit it.")] = "",
     resume: Annotated[str, typer.Option(help="Folder of a run to go on with.")] = "",
     add_region: Annotated[
-        str, typer.Option(help="With --resume: RSUs whose regions a finished reconstruction is to get as well.")
+        str, typer.Option(help="With --resume: RSUs whose regions a reconstruction gets as well, in a run of its own.")
     ] = "",
     verbose: Annotated[bool, typer.Option(help="Show Flower's own log.")] = False,
 ) -> None:
@@ -162,7 +162,8 @@ def command(
     defaults = _flatten(app_settings(app).get("config", {}))
     if num_supernodes and "vehicles" in defaults:
         overrides["vehicles"] = num_supernodes
-    vehicles = num_supernodes or _vehicles({**defaults, **overrides})
+    of_config = _vehicles({**defaults, **overrides})
+    vehicles = of_config if "vehicles" in defaults else num_supernodes or of_config
     if vehicles is None:
         raise UsageError("--num-supernodes: say how many; this app's run config has no `vehicles`")
     if type(vehicles) is not int or vehicles < 1:
@@ -226,17 +227,24 @@ def _overrides(run_config: list[str], data: str, task: str, resume: str, add_reg
         if not resume:
             raise UsageError("--add-region: say with --resume which reconstruction is to get it")
         fresh = {"resume": "", "run-name": "", "add-to": resume, "regions": add_region}
-        return {**_resumed_config(Path(resume)), **given, **fresh}
+        config = {**_resumed_config(Path(resume)), **given, **fresh}
+        if config.get("task") != "reconstruction":
+            raise UsageError(f"--add-region: {resume} is no reconstruction; name the folder of one with --resume")
+        return config
     if resume:
         return {**_resumed_config(Path(resume)), **given, "resume": resume}
     chosen = TASK_DEFAULTS[task] if task else {}
-    return {**chosen, **DATA_DEFAULTS[data], "data": data, **given} if data else {**chosen, **given}
+    if data:
+        suited = {} if given.get("task", task) == "reconstruction" else DATA_DEFAULTS[data]
+        chosen = {**chosen, **suited, "data": data}
+    return {**chosen, **given}
 
 
 def _vehicles(config: Mapping[str, Any]) -> Any:
-    """How many take part: of a reconstruction of some regions, those of these alone."""
+    """How many take part: of a reconstruction of some regions, those of these alone; of any, those who are there."""
     count, rsus = config.get("vehicles"), config.get("rsus")
-    if config.get("task") != "reconstruction" or not config.get("regions") or type(count) is not int:
+    some = config.get("regions") or config.get("without")
+    if config.get("task") != "reconstruction" or not some or type(count) is not int:
         return count
     from fl_app.run_config import parse
 

@@ -40,10 +40,9 @@ def pair_requests(state: FusionState, plan: Plan, config: FusionConfig, here: It
     for vehicle in sorted(set(parts) & set(here)):
         near = [name for name in plan.neighbours(vehicle, config.near_m) if name in parts]
         marks = _marks(state, plan, config, vehicle) if vehicle in state.landmarks else {}
-        seen = {name: parts[name] for name in near if name not in marks}
-        seen |= {} if BASE in marks else _base_near(state, plan, config, vehicle)
-        if marks or (seen := _some(seen)):
-            requests[vehicle] = AlignRequest(_some(seen), landmarks=marks)
+        seen = _some({name: parts[name] for name in near} | _base_near(state, plan, config, vehicle))
+        if marks or seen:
+            requests[vehicle] = AlignRequest(seen, landmarks=marks)
     return requests
 
 

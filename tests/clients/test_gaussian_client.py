@@ -42,7 +42,7 @@ from recon.refine import combined, spread
 from recon.refusal import AcceptanceConfig, sound_rows
 from recon.region import waypoint_region
 from recon.trajectories import turntable
-from recon.views import placed
+from recon.views import View, placed
 
 CAMERA = Camera(SE3.identity(), 50.0, 50.0, 24.0, 16.0, 48, 32)
 TURN = rotation_matrix(torch.tensor(np.radians(1.3) * np.array([2.0, -1, 2]) / 3)).numpy()
@@ -253,6 +253,23 @@ def test_landmarks_are_found_where_they_lie() -> None:
     assert 400 < found.views <= 800
     assert found.after < 0.02 < found.before
     assert error_m(found.own_from_other, turned @ ERROR.inverse(), marks.astype(np.float64)) < 0.01
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_images_are_for_those_without_landmarks_and_for_all_if_lidar_finds_nobody(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks, tried = sensing(1).fit(fit_request(steps=1, landmarks=800)).landmarks, list[str]()
+    others = {name: Gaussians.from_points(marks[:4], np.full((4, 3), k / 4)) for k, name in enumerate("bc")}
+
+    def looked_at(other: Gaussians, views: object) -> list[View]:
+        tried.extend(name for name in "bc" if torch.equal(other.sh, others[name].sh))
+        return []
+
+    monkeypatch.setattr("clients.gaussian_client.showing", looked_at)
+    sent = marks[:50] if plain else marks  # of which nobody can be found
+    found = sensing(2).align(AlignRequest(others, landmarks={"b": sent})).found
+    assert (sorted(found), tried) == (([], ["b", "c"]) if plain else (["b"], ["c"]))
 
 
 def test_without_lidar_nothing_is_felt_and_no_landmark_sent() -> None:

@@ -44,6 +44,44 @@ def test_bad_values_are_named(values: dict, said: str) -> None:
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"slowed": "vehicle-3"}, "slowed = 'vehicle-3': write NAME:FACTOR"),
+        ({"slowed": "vehicle-3:fast"}, "slowed = 'vehicle-3:fast': write NAME:FACTOR"),
+        ({"slowed": "vehicle-3:0"}, "slowed = 'vehicle-3:0': factors must be positive and finite"),
+        ({"slowed": "vehicle-3:nan"}, "factors must be positive and finite"),
+        ({"slowed": "vehicle-3:inf"}, "factors must be positive and finite"),
+        ({"slowed": "vehicle-3:2,vehicle-3:3"}, "slowed = 'vehicle-3:2,vehicle-3:3': a name comes twice"),
+        ({"slowed": "rsu-0:2"}, "slowed: there is no rsu-0"),
+        ({"without": "vehicle-9"}, "without: there is no vehicle-9"),
+        ({"without": "rsu-0,rsu-1"}, "without: no vehicle is left"),
+        ({"without": "rsu-0", "regions": "rsu-1"}, "leave `regions` empty"),
+        ({"regions": "rsu-7"}, "regions: there is no rsu-7"),
+        ({"data": "kitti", "vehicles": 1}, "data = 'kitti': .* give data-path=FOLDER"),
+        ({"data": "camvid", "rsus": 1}, "data = 'camvid': .* give data-path=FOLDER"),
+    ],
+)
+def test_a_reconstruction_that_cannot_be_is_one_line(values: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as raised:
+        parse({"task": "reconstruction", **values})
+    assert str(raised.value).startswith("run config: ")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_who_falls_out_and_who_slows_down_reaches_the_survey() -> None:
+    config = parse({"task": "reconstruction", "without": "rsu-0, vehicle-3", "slowed": "vehicle-4:0.5, vehicle-5 : 2"})
+    assert config.survey.without == ("rsu-0", "vehicle-3")
+    assert config.survey.slowed == (("vehicle-4", 0.5), ("vehicle-5", 2.0))
+    assert config.fusion.vehicles == 2  # 4 and 5 of six; rsu-0 has the first three
+    assert parse({}).survey.without == parse({}).survey.slowed == ()
+
+
+def test_recorded_data_is_rebuilt_from_its_folder() -> None:
+    config = parse({"task": "reconstruction", "data": "kitti", "data-path": "drive"})
+    assert config.survey.path == Path("drive")
+
+
 def test_all_bad_fields_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         parse({"vehicles": 0, "rsu-rounds": 0, "colour": "red"})

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fl_app.console import megabytes
 from fl_app.history import History
 from fl_app.run_config import RunConfig, parse
 from fl_app.scene_config import SceneFields
@@ -22,7 +23,9 @@ from fl_app.scene_leakage import VehicleLeakage, by_treatment, leakage_row, leak
 from fl_app.scene_page import Picture, Section, Table, page
 from fl_app.scene_pictures import draw_from_above, draw_placing, rsu_colours
 from fl_app.scene_report import write_report
+from fl_app.scene_tables import figures, replanned_line
 from fl_app.survey import Survey, SurveyRequest, make_survey
+from recon.compressed import compress_gaussians
 from recon.gaussians import Gaussians
 from recon.leakage import Exposed, Leakage
 from recon.partition import Problem
@@ -204,7 +207,41 @@ def test_a_page_is_written_whatever_is_missing(drive: Path, survey: Survey, tmp_
     assert set(SECTIONS) <= set(texts)
     assert any(path.name.startswith("seam") for path in paths) == (missing in ("no history", "a vehicle", "uploads"))
     if missing == "a vehicle":
-        assert any(text.endswith("of links: vehicle-2.") for text in texts)
+        assert any(text == "Not aligned, for want of an upload: vehicle-2." for text in texts)
+
+
+def test_who_is_tied_to_no_known_place_is_named(drive: Path, survey: Survey, tmp_path: Path) -> None:
+    history = history_of()
+    history.add(2, {"vehicle/vehicle-3/unplaced": 1.0})
+    texts = Reader(write_report(tmp_path, survey, state_of(survey), history, config_of(drive))[0].read_text()).texts
+    assert "Pair by pair nothing tied these to a place that is known: vehicle-3." in texts
+
+
+def test_sizes_are_those_that_were_sent_and_those_that_are_held(survey: Survey) -> None:
+    state = state_of(survey)
+    table = figures(survey, state, history_of(), survey.plan).tables[1]
+    sent = 2 * len(compress_gaussians(state.parts["vehicle-0"]))
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["compressed"] == megabytes(sent)
+    assert row["in memory"] == megabytes(state.scene["rsu-0"].nbytes)
+    assert sent < 2 * state.parts["vehicle-0"].nbytes
+
+
+def test_a_plan_that_was_made_again_is_told_of(drive: Path, survey: Survey, tmp_path: Path) -> None:
+    gone = ("vehicle-0", "vehicle-1")
+    again = make_survey(request_of(drive, without=gone, slowed=(("vehicle-3", 0.5),)))
+    base = config_of(drive)
+    config = base.model_copy(update={"without": "vehicle-0", "slowed": "vehicle-3:0.5"})
+    state = state_of(again)
+    state.missing, state.scene = ["vehicle-1"], {"rsu-1": state.scene["rsu-1"]}
+    texts = Reader(write_report(tmp_path, again, state, history_of(), config)[0].read_text()).texts
+    said = "Planned again because of vehicle-0, vehicle-1, vehicle-3 (speed x 0.5): "
+    (line,) = (text for text in texts if text.startswith(said))
+    views = {stretch.vehicle: stretch.views for stretch in survey.plan.stretches}
+    kept = again.plan["vehicle-3"].views - views["vehicle-3"]  # what it takes over, if anything
+    moved = views["vehicle-0"] + views["vehicle-1"] + max(-kept, 0)
+    assert line.startswith(f"{said}{moved} of 24 frames change hands, the last vehicle is done at 1.0")
+    assert replanned_line(survey, base, []) == ""
 
 
 def test_a_region_that_is_added_to_a_scene_whose_vehicles_are_gone(drive: Path, tmp_path: Path) -> None:

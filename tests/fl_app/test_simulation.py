@@ -1,5 +1,6 @@
 """The command line of `flower-simulation`, short of starting an engine."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,43 @@ def test_data_brings_its_defaults_and_the_user_wins(started: list[tuple]) -> Non
     assert _call("--data", "camvid", "--run-config", "local-epochs=9").exit_code == 0
     _, config, vehicles, *_ = started[0]
     assert (config["data"], config["local-epochs"], vehicles) == ("camvid", 9, 3)
+
+
+def test_a_reconstruction_of_recorded_data_keeps_its_vehicles(started: list[tuple]) -> None:
+    assert _call("--task", "reconstruction", "--data", "kitti").exit_code == 0
+    _, config, vehicles, *_ = started[0]
+    assert (config["data"], config["vehicles"], vehicles) == ("kitti", 12, 12)
+    assert "learning-rate" not in config
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes"),
+    [
+        ("", 12),
+        ('without="vehicle-03"', 11),
+        ('without="rsu-1,vehicle-00"', 8),
+        ('regions="rsu-1"', 3),
+        ('slowed="vehicle-03:0.5"', 12),
+    ],
+)
+def test_there_is_a_node_for_each_vehicle_that_takes_part(started: list[tuple], settings: str, nodes: int) -> None:
+    for more in ((), ("--num-supernodes", "12")):
+        assert _call("--task", "reconstruction", "--run-config", settings, *more).exit_code == 0
+        assert started.pop()[2] == nodes
+
+
+def test_a_region_is_added_to_a_reconstruction_alone(started: list[tuple], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    flags = ("--resume", str(tmp_path), "--add-region", "rsu-1")
+    path.write_text(json.dumps({"task": "perception", "vehicles": 4, "rsus": 2}))
+    refused = _call(*flags).exception
+    assert isinstance(refused, UsageError)
+    assert f"{tmp_path} is no reconstruction" in str(refused)
+    assert not started
+    path.write_text(json.dumps({"task": "reconstruction", "vehicles": 4, "rsus": 2, "regions": "rsu-0"}))
+    assert _call(*flags).exit_code == 0
+    _, config, vehicles, *_ = started[0]
+    assert (config["add-to"], config["regions"], config["resume"], vehicles) == (str(tmp_path), "rsu-1", "", 2)
 
 
 @pytest.mark.parametrize("flags", [("--data", "x"), ("--backend", "x"), ("--backend-config", "[1]"), ("--resume", "x")])

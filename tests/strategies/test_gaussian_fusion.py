@@ -27,6 +27,7 @@ from clients.gaussian_wire import (
     decode_fit,
     decode_fit_reply,
     decode_refine,
+    encode_align,
     encode_align_reply,
     encode_fit_reply,
     encode_refine_reply,
@@ -144,20 +145,24 @@ class WithLidar(Street):
         return encode_fit_reply(replace(reply, landmarks=marks[: decode_fit(request).landmarks]))
 
     def aligned(self, vehicle: str, request: TrainRequest) -> TrainReply:
-        reply, own_from_world = super().aligned(vehicle, request), world_from_own(vehicle).inverse()
-        places = {n: Sim3.identity() if n == BASE else world_from_own(n) for n in decode_align(request).landmarks}
+        """By LiDAR those who sent landmarks, by images the others."""
+        asked, own_from_world = decode_align(request), world_from_own(vehicle).inverse()
+        others = {name: other for name, other in asked.others.items() if name not in asked.landmarks}
+        reply = super().aligned(vehicle, encode_align(replace(asked, others=others)))
+        places = {n: Sim3.identity() if n == BASE else world_from_own(n) for n in asked.landmarks}
         felt = {n: Found(own_from_world @ place, 0.2, 0.01, 500, LIDAR) for n, place in places.items()}
         return TrainReply({**reply.arrays, **encode_align_reply(AlignReply(felt)).arrays}, 1, reply.metrics)
 
 
-def test_those_who_sense_are_sent_landmarks_in_place_of_gaussians() -> None:
+def test_those_who_sense_are_sent_landmarks_beside_gaussians() -> None:
     driven = Driven(WithLidar(), align_rounds=2, refine_rounds=0, felt_near_m=5.0).run()
     first = {name: decode_align(request) for name, request in driven.requests(ALIGN).items()}
     assert {n: set(request.landmarks) for n, request in first.items()} == {
         **{"a": {"b"}, "b": {"a", "c"}},
         **{"c": {"b", "d"}, "d": {"c"}},
     }
-    assert not any(request.others for request in first.values())
+    assert all(set(request.others) == set(request.landmarks) for request in first.values())
+    assert {link.by for link in driven.rounds[1].links} == {LIDAR}
     assert [report.wanted for report in driven.rounds] == [4, 4, 0]  # nobody is left to settle
     for vehicle, place in driven.state.world_from.items():
         np.testing.assert_allclose(place.matrix, world_from_own(vehicle).matrix, atol=1e-5)
@@ -176,8 +181,8 @@ def test_who_does_not_sense_is_found_by_images_and_looks_again() -> None:
     driven = Driven(street, align_rounds=2, refine_rounds=0, felt_near_m=5.0).run(2)
     asked = {name: decode_align(request) for name, request in driven.requests(ALIGN).items()}
     assert {n: (set(r.landmarks), set(r.others)) for n, r in asked.items()} == {
-        "a": ({"b"}, set()),
-        "b": ({"a"}, {"c"}),
+        "a": ({"b"}, {"b"}),
+        "b": ({"a"}, {"a", "c"}),
         "c": (set(), {"b", "d"}),
         "d": (set(), {"c"}),
     }
@@ -199,7 +204,8 @@ def test_vehicles_that_sense_are_tied_to_what_an_earlier_run_sensed() -> None:
     state = FusionState(base=base.scene, landmarks={BASE: base.all_landmarks()})
     driven = Driven(WithLidar(("c", "d")), plan=unsurveyed, state=state, near_m=5.0).run(2)
     asked = {name: decode_align(request) for name, request in driven.requests(ALIGN).items()}
-    assert all(BASE in request.landmarks and not request.others for request in asked.values())
+    assert all(BASE in request.landmarks for request in asked.values())
+    assert {link.by for link in driven.rounds[1].links} == {LIDAR}
     for vehicle in "cd":
         np.testing.assert_allclose(driven.state.world_from[vehicle].matrix, world_from_own(vehicle).matrix, atol=1e-5)
 

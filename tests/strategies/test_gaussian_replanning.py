@@ -1,4 +1,4 @@
-"""Vehicles that are not there when a reconstruction begins: others make up for them, and go on doing so after a resume."""
+"""Vehicles that are not there when a reconstruction begins: others make up for them, also after a resume."""
 
 from collections.abc import Sequence
 
