@@ -82,8 +82,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _gsply() -> ModuleType:
+    """The library; numba, which it loads, would change how many threads torch works with."""
+    threads = torch.get_num_threads()
     try:
         import gsply
     except ImportError as error:
         raise ImportError(".spz files need gsply: pip install gsply; .ply files need nothing") from error
+    finally:
+        torch.set_num_threads(threads)
     return gsply
