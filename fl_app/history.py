@@ -45,6 +45,7 @@ def fusion_row(report: FusionReport) -> dict[str, float]:
         "align/links-lidar": sum(link.by == LIDAR for link in report.links),
     }
     row |= {f"bytes/{name.replace('_', '-')}": value for name, value in vars(report.traffic).items()}
+    row |= {f"vehicle/{name}/unplaced": 1.0 for name in report.unplaced}
     row |= {f"dropped/{cause}": count for cause, count in report.dropped.items()}
     for cause in {loss.cause for loss in report.losses}:
         row[f"lost/{cause}"] = sum(loss.cause == cause for loss in report.losses)

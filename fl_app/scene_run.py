@@ -29,7 +29,6 @@ from geometry import Sim3
 from recon.plan import Plan
 from recon.ply import write_ply
 from recon.spz import write_spz
-from strategies.gaussian_aligning import unplaced
 from strategies.gaussian_fusion import GaussianFusion
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import whole
@@ -66,10 +65,14 @@ class SceneRun:
         """Log a round and leave a checkpoint: what is printed is saved."""
         row = fusion_row(report)
         if report.job == ALIGN:
-            row |= placement_errors(self.survey, self.state) | self._unplaced(report)
+            row |= placement_errors(self.survey, self.state)
         self._log(report.round, row)
         self._save_checkpoint()
         console.say(console.fusion_line(report, self.config.fusion.num_rounds, row.get("align/error-m")))
+        if report.unplaced:
+            console.say(
+                f"  no link joins {', '.join(report.unplaced)} to a known place: where positioning has it for now"
+            )
 
     def on_evaluate(self, report: EvaluateReport) -> None:
         """Log what the vehicles measured."""
@@ -109,13 +112,6 @@ class SceneRun:
         row = {f"bytes/{path.name.replace('.', '-')}": float(path.stat().st_size) for path in paths}
         self._log(self.state.round, row)
         return paths
-
-    def _unplaced(self, report: FusionReport) -> dict[str, float]:
-        """Which vehicles nothing joins to a known place, after the round in which they look pair by pair."""
-        if report.round != 2:
-            return {}
-        plan = self.survey.active_plan(besides=sorted(self.state.base))
-        return {f"vehicle/{name}/unplaced": 1.0 for name in unplaced(plan, self.state.parts, report.links)}
 
     def _log(self, round_number: int, values: dict[str, float]) -> None:
         self.history.add(round_number, values)

@@ -1,7 +1,6 @@
 """A reconstruction under way: planned again, ended without anything new, gone on with when all is done."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from fl_app.holdings import survey_of
 from fl_app.run import RunFailed
 from fl_app.run_config import RunConfig, parse
 from fl_app.scene_run import SceneRun, execute_scene, open_run
-from geometry import Sim3
 from recon.gaussians import Gaussians
-from strategies.gaussian_placing import Link
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_state import FusionState
 from strategies.report import Traffic
@@ -134,18 +131,18 @@ def test_a_run_with_nothing_left_to_do_says_so(
     assert said[1].startswith("finished")
 
 
-def report(number: int, links: tuple[Link, ...]) -> FusionReport:
-    return FusionReport(number, "align", 1.0, 4, 4, {}, Traffic(), {}, (), {}, links)
+def report(number: int, unplaced: tuple[str, ...]) -> FusionReport:
+    return FusionReport(number, "align", 1.0, 4, 4, {}, Traffic(), {}, (), unplaced=unplaced)
 
 
-def test_who_is_tied_to_no_known_place_is_noted(tmp_path: Path) -> None:
-    """Of each RSU one vehicle's positioning is right; the others have to be found."""
+def test_who_is_tied_to_no_known_place_is_noted_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[str]()
+    monkeypatch.setattr(scene_run.console, "say", said.append)
     run = run_of(tmp_path, FusionState(round=2))
-    parts = {stretch.vehicle: dots(1) for stretch in run.survey.plan.stretches}
-    run.state.parts = parts
-    right = [stretch.vehicle for stretch in run.survey.plan.stretches if stretch.surveyed]
-    one, other = sorted(set(parts) - set(right))
-    run.on_round(report(2, (Link(right[0], one, Sim3.identity(), 1.0, 0.5, 3),)))
-    assert [name for name in run.history.rows[2] if name.endswith("unplaced")] == [f"vehicle/{other}/unplaced"]
-    run.on_round(replace(report(2, ()), round=3))
+    run.on_round(report(2, ("vehicle-1", "vehicle-3")))
+    noted = [name for name in run.history.rows[2] if name.endswith("unplaced")]
+    assert noted == ["vehicle/vehicle-1/unplaced", "vehicle/vehicle-3/unplaced"]
+    assert said[-1].endswith("left as positioned: vehicle-1, vehicle-3")
+    run.on_round(report(3, ()))
     assert not [name for name in run.history.rows[3] if name.endswith("unplaced")]
+    assert len(said) == 3
