@@ -145,4 +145,4 @@ def test_who_is_tied_to_no_known_place_is_noted_and_said(tmp_path: Path, monkeyp
     assert said[-1].endswith("left as positioned: vehicle-1, vehicle-3")
     run.on_round(report(3, ()))
     assert not [name for name in run.history.rows[3] if name.endswith("unplaced")]
-    assert len(said) == 3
+    assert sum("left as positioned" in line for line in said) == 1
