@@ -70,9 +70,7 @@ class SceneRun:
         self._save_checkpoint()
         console.say(console.fusion_line(report, self.config.fusion.num_rounds, row.get("align/error-m")))
         if report.unplaced:
-            console.say(
-                f"  no link joins {', '.join(report.unplaced)} to a known place: where positioning has it for now"
-            )
+            console.say(f"  no link joins to a known place, and left as positioned: {', '.join(report.unplaced)}")
 
     def on_evaluate(self, report: EvaluateReport) -> None:
         """Log what the vehicles measured."""
