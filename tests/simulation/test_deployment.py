@@ -12,9 +12,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from fl_app.scene_start import read_state
 from tests.simulation.conftest import ROOT, TINY, Simulation
 
 BIN = Path(sys.executable).parent
+SCENE = (
+    'task="reconstruction" vehicles=4 rsus=2 image-height=32 image-width=64 scene-frames=40 gaussians-per-view=8 '
+    "fit-steps=1.0 align-rounds=1 refine-rounds=1 refine-steps=0.5"
+)
 SHORT = TINY.replace("cloud-rounds=3", "cloud-rounds=1").replace("rsu-rounds=1", "rsu-rounds=2") + " evaluate-every=0"
 
 
@@ -54,11 +59,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **quiet}
 
 
-def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    link, health, *nodes = _free_ports(4)
-    config = f'{SHORT} output-dir="{tmp_path}/deployed" run-name="run"'
+def _flwr_run(config: str, nodes: int, of: int, environment: dict[str, str], tmp_path: Path) -> str:
+    """What `flwr run` and the processes of a deployment said, of whose vehicles so many have a node."""
+    link, health, *ports = _free_ports(2 + nodes)
     connection = f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     (tmp_path / "flwr" / "config.toml").write_text(connection)
     with ExitStack() as stack:
@@ -68,15 +71,36 @@ def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
         where = ("--host", "127.0.0.1", "--port", str(link), "--health-server-address", f"127.0.0.1:{health}")
         start("superlink", "flower-superlink", "--insecure", *where, "--database", str(tmp_path / "link.db"))
         time.sleep(8)
-        for i, port in enumerate(nodes):
-            who = ("--port", str(port), "--node-config", f"partition-id={i} num-partitions=2")
+        for i, port in enumerate(ports):
+            who = ("--port", str(port), "--node-config", f"partition-id={i} num-partitions={of}")
             start(f"node-{i}", "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}", *who)
         run = [str(BIN / "flwr"), "run", str(ROOT), "here", "--stream", "-c", config]
         done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=400)
+    return done.stdout + done.stderr + "".join(path.read_text() for path in tmp_path.glob("*.log"))
+
+
+def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = f'{SHORT} output-dir="{tmp_path}/deployed" run-name="run"'
+    said = _flwr_run(config, 2, 2, environment, tmp_path)
     weights = tmp_path / "deployed" / "run" / "model.safetensors"
-    logs = "".join(path.read_text()[-1500:] for path in tmp_path.glob("*.log"))
-    assert weights.exists(), done.stdout[-3000:] + done.stderr[-2000:] + logs
+    assert weights.exists(), said[-6000:]
     local = Simulation(tmp_path / "local")
     assert local.run(config=SHORT).returncode == 0
     deployed, here = load_file(weights), load_file(tmp_path / "local" / "run" / "model.safetensors")
     assert all((deployed[name] == here[name]).all() for name in here)
+
+
+def test_a_street_is_rebuilt_by_a_deployment_in_which_a_vehicle_is_missing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of four vehicles three have a node: once the time is up others make up for the fourth."""
+    config = f'{SCENE} join-timeout-s=75.0 output-dir="{tmp_path}/deployed" run-name="run"'
+    said = _flwr_run(config, 3, 4, environment, tmp_path)
+    folder = tmp_path / "deployed" / "run"
+    assert (folder / "scene.ply").exists(), said[-6000:]
+    _, state = read_state(folder)
+    assert state.missing == ["vehicle-3"]
+    assert sorted(state.parts) == ["vehicle-0", "vehicle-1", "vehicle-2"]
+    assert sorted(state.scene) == ["rsu-0", "rsu-1"]
