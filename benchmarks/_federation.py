@@ -29,7 +29,7 @@ from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_fusion import GaussianFusion
 from strategies.gaussian_judging import mean_metrics
 from strategies.gaussian_report import FusionReport
-from strategies.gaussian_scene import around, in_world
+from strategies.gaussian_scene import in_world
 from strategies.gaussian_state import FusionState
 
 
@@ -70,10 +70,9 @@ class Federation:
         return mean_metrics([row for row in rows if row is not None])
 
     def _judged_by(self, vehicle: str, scene: Gaussians) -> EvaluateReply | None:
-        plan, config = self.strategy.plan, self.strategy.config
-        there = around(scene, plan[vehicle].waypoints_m, config.sight_m).gaussians
+        plan = self.strategy.plan
         places = (plan[vehicle].waypoints_m, plan.others_m(vehicle))
-        request = JudgeRequest(there, self.state.world_from[vehicle], *places, config.border_m)
+        request = JudgeRequest(scene, self.state.world_from[vehicle], *places, self.strategy.config.border_m)
         client = self.clients[vehicle]
         return client.judge(encode_judge(request)) if len(client.judged) else None
 

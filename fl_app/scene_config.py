@@ -29,7 +29,7 @@ class SceneFields(BaseModel):
     momentum: float = Field(0.0, ge=0, lt=1)
     block_weighting: bool = False
     margin_m: float = Field(1000.0, ge=0)
-    sight_m: float = Field(150.0, gt=0)
+    sight_m: float = Field(100.0, gt=0)
     regions: str = ""
     without: str = ""
     slowed: str = ""

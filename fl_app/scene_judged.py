@@ -17,7 +17,7 @@ from recon.movie import SOLID
 from recon.objective import render_view
 from recon.spherical import from_rgb
 from recon.views import View, placed
-from strategies.gaussian_scene import Scene, around, whole
+from strategies.gaussian_scene import Scene, whole
 from strategies.gaussian_state import FusionState
 
 NEXT_STEPS: Final = 4.0  # frames are neighbours on the way if no farther apart than so many median steps
@@ -115,13 +115,12 @@ def _same(a: Border, b: Border) -> bool:
     return a.rsus == b.rsus and float(np.hypot(*np.subtract(a.place_m, b.place_m))) < SAME_PLACE_M
 
 
-def judged_images(survey: Survey, state: FusionState, sight_m: float, most: int = 200) -> list[Judged]:
+def judged_images(survey: Survey, state: FusionState, most: int = 200) -> list[Judged]:
     """Held-out images in order along the way, of vehicles whose world is known; none where there is no scene.
 
     Args:
         survey: whose vehicles hold them.
         state: with the scene.
-        sight_m: how far from a vehicle's waypoints the scene is drawn for it.
         most: images; of more some are left out, evenly.
     """
     if not state.scene:
@@ -133,11 +132,10 @@ def judged_images(survey: Survey, state: FusionState, sight_m: float, most: int 
         world_from_own = state.world_from.get(vehicle.vehicle)
         if world_from_own is None:
             continue
-        there = around(everything, survey.plan[vehicle.vehicle].waypoints_m, sight_m).gaussians
         own = [index for index in survey.judged if survey.owner[index] == numbers[vehicle.vehicle]]
         for index, view in zip(own, vehicle.judged(), strict=True):
             if index in kept and (view.counted is None or view.counted.any()):
-                judged.append(_judged(there, placed(view, world_from_own), survey, index, float(along[index])))
+                judged.append(_judged(everything, placed(view, world_from_own), survey, index, float(along[index])))
     return sorted(judged, key=lambda image: image.along_m)
 
 

@@ -25,8 +25,6 @@ from fl_app.scene_pictures import (
 from fl_app.scene_tables import figures, given_away, refused, replanned_line, settings
 from fl_app.survey import Survey
 from recon.partition import save_picture
-from recon.plan import Plan
-from strategies.gaussian_scene import around
 from strategies.gaussian_state import FusionState
 
 REPORT: Final = "report.html"
@@ -58,13 +56,13 @@ def write_report(
     plan = survey.active_plan(besides=sorted(state.base))
     colours = rsu_colours(survey.plan.rsus)
     borders = borders_between(survey)
-    judged = judged_images(survey, state, config.sight_m)
+    judged = judged_images(survey, state)
     leaks = leakages(survey, state) if leaks is None else leaks
     sections = [
         figures(survey, state, history, plan),
         _map(folder, survey, state, config, colours),
         _placing(folder, survey, state, history, colours),
-        _seams(folder, state, borders, judged, colours, plan, config.sight_m),
+        _seams(folder, state, borders, judged, colours),
         _way(folder, survey, borders, judged, colours),
         _views(folder, judged),
         _rounds(folder, history),
@@ -129,8 +127,6 @@ def _seams(
     borders: Sequence[Border],
     judged: Sequence[Judged],
     colours: Mapping[str, Colour],
-    plan: Plan,
-    sight_m: float,
 ) -> Section:
     inside = [border for border in borders if set(border.rsus) <= set(state.scene)]
     seams = seam_images(inside, judged)[:SEAMS]
@@ -140,8 +136,7 @@ def _seams(
     for number, (border, image) in enumerate(seams):
         name = f"{border.rsus[0]} | {border.rsus[1]} at {border.along_m:.0f} m"
         away_m = float(np.linalg.norm(border.place_m - image.place_m))
-        near = around(painted, plan[image.vehicle].waypoints_m, sight_m).gaussians
-        path = draw_seam(folder / f"seam-{number}.png", image, near)
+        path = draw_seam(folder / f"seam-{number}.png", image, painted)
         pictures.append(Picture(path, f"{name}: {image.vehicle}, {away_m:.1f} m away, {image.psnr_db:.1f} dB."))
     text = (
         "The held-out image nearest to each border between two RSUs, of those that look towards it. Above: photo and "

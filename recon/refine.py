@@ -19,6 +19,7 @@ from recon.ssim import photometric_loss
 from recon.views import View
 
 REFINE_WEIGHTS: Final = replace(WEIGHTS, opacity=0.0)
+SEEN_PX: Final = 0.1  # that a vehicle's views show of a Gaussian, all together, for it to be looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,9 @@ def local_update(
 ) -> Update:
     """A vehicle's part in a round: `config.steps` of Adam at its own views, from the Gaussians of all.
 
+    Those of which its views show less than `SEEN_PX` are left as they are, and count as not seen: half of what a street
+    hides behind its fronts, which would be drawn in every step for nothing.
+
     Args:
         gaussians: of all.
         round_number: decides, with `config.seed`, which views are looked at.
@@ -88,7 +92,10 @@ def local_update(
     """
     if not len(views):
         raise ValueError("local_update needs a view; a vehicle without one has nothing to send")
-    optimizer = make_optimizer(gaussians, config, scale_m)
+    visibility = blend_weights(gaussians, views, backend)
+    rows = torch.nonzero(visibility >= SEEN_PX)[:, 0]
+    start = gaussians.detach().select(rows)
+    optimizer = make_optimizer(start, config, scale_m)
     rng, order = np.random.default_rng([config.seed, round_number]), np.zeros(0, np.int64)
     for _ in range(config.steps):
         order = order if len(order) else rng.permutation(len(views))
@@ -102,9 +109,9 @@ def local_update(
         loss.backward()
         optimizer.step()
     last = joined_gaussians({group["name"]: group["params"][0].detach() for group in optimizer.param_groups})
-    before = gaussians.detach().tensors()
+    before = start.tensors()
     changes = {name: tensor - before[name] for name, tensor in last.tensors().items()}
-    return Update(changes, blend_weights(gaussians, views, backend))
+    return spread(Update(changes, visibility[rows]), rows, len(gaussians))
 
 
 def _distance(gaussians: Gaussians, teacher: Gaussians, view: View, dssim: float, backend: Backend) -> Tensor:

@@ -66,7 +66,7 @@ def waypoint_region(own_m: Float[ndarray, "k 2"], others_m: Float[ndarray, "j 2"
     return inside_m
 
 
-def distance_m(sites_m: Float[ndarray, "k 2"], places_m: Float[ndarray, "n 2"]) -> Float[ndarray, "n"]:
+def distance_m(sites_m: Float[ndarray, "k d"], places_m: Float[ndarray, "n d"]) -> Float[ndarray, "n"]:
     """Of each place to the nearest site.
 
     Raises:

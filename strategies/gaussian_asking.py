@@ -44,7 +44,8 @@ def chosen(state: FusionState, plan: Plan, config: FusionConfig, here: Collectio
 def seen_by(state: FusionState, plan: Plan, config: FusionConfig, vehicles: Iterable[str]) -> dict[str, Around]:
     """The part of the scene that each is sent; those around whom there is nothing are left out."""
     everything = whole(state.scene)
-    there = {name: around(everything, plan[name].waypoints_m, config.sight_m) for name in vehicles}
+    sight = (config.sight_m, config.far_share)
+    there = {name: around(everything, plan[name].waypoints_m, *sight) for name in vehicles}
     return {name: part for name, part in there.items() if len(part.rows)}
 
 
@@ -71,15 +72,13 @@ def refine_requests(
 
 
 def judge_requests(
-    state: FusionState, plan: Plan, config: FusionConfig, sent: Mapping[str, Around]
+    state: FusionState, plan: Plan, config: FusionConfig, vehicles: Iterable[str]
 ) -> dict[str, TrainRequest]:
-    """How good is the scene, at images that were held back?"""
-    requests = {}
-    for vehicle, there in sent.items():
+    """How good is the scene, at images that were held back? All of it, as whoever looks at it sees it."""
+    requests, everything = {}, whole(state.scene)
+    for vehicle in vehicles:
         places = (plan[vehicle].waypoints_m, plan.others_m(vehicle))
-        requests[vehicle] = encode_judge(
-            JudgeRequest(there.gaussians, state.world_from[vehicle], *places, config.border_m)
-        )
+        requests[vehicle] = encode_judge(JudgeRequest(everything, state.world_from[vehicle], *places, config.border_m))
     return requests
 
 

@@ -25,7 +25,10 @@ class FusionConfig:
         blend_m: width of the band at borders.
         fill: see `recon.merge.merge`.
         margin_m: what lies farther outside its region a vehicle does not send.
-        sight_m: how far from a vehicle's waypoints the scene is sent to it.
+        size_share, size_m: the largest deviation that a Gaussian of the scene may have is a share of its distance to
+            the nearest waypoint, or so many metres if that is more; see `recon.merge.bounded`.
+        sight_m: how far from a vehicle's waypoints all of the scene is sent to it.
+        far_share: beyond, what is as large as this share of its distance.
         near_m: vehicles whose waypoints come so near are aligned to each other.
         align_margin_m: by what lies within their regions, and so far beyond.
         landmarks: that a vehicle with LiDAR sends to be found by others' LiDAR; 0 aligns by images alone.
@@ -54,7 +57,10 @@ class FusionConfig:
     blend_m: float = 2.0
     fill: float = 1.0
     margin_m: float = math.inf
-    sight_m: float = 150.0
+    size_share: float = 0.2
+    size_m: float = 4.0
+    sight_m: float = 100.0
+    far_share: float = 0.01
     near_m: float = 3.0
     align_margin_m: float = 8.0
     landmarks: int = LANDMARKS
@@ -69,7 +75,8 @@ class FusionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = (self.fit_steps, self.refine_steps, self.refine_step, self.pace, self.sight_m, self.near_m)
+        steps = (self.fit_steps, self.refine_steps, self.refine_step, self.pace)
+        positive = (*steps, self.size_share, self.size_m, self.sight_m, self.far_share, self.near_m)
         if not all(math.isfinite(value) and value > 0 for value in positive):
             raise ValueError(f"steps, pace and distances of a fusion must be positive and finite, got {self}")
         if (

@@ -57,6 +57,7 @@ from strategies.gaussian_scene import (
     fused_in_cloud,
     in_world,
     joined_by,
+    limited,
     moved_by,
     pooled_at_rsus,
     smoothed,
@@ -280,6 +281,7 @@ class GaussianFusion(Strategy):
             state.scene, state.free = joined_by(state.base, scene, plan, config)
         else:
             state.scene = fused_in_cloud(scene, plan, config)
+        state.scene = limited(state.scene, plan, config, state.free or None)
         return dropped
 
     def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
@@ -295,7 +297,8 @@ class GaussianFusion(Strategy):
             logger.warning("round %d: %d updates, the quorum is not met", state.round + 1, len(replies))
             return [], {}
         updates = self._sent_to_cloud(pooled_at_rsus(state.scene, self._by_rsu(replies)))
-        state.scene = moved_by(state.scene, updates, config.step_at(self._refine_round), state.free or None)
+        moved = moved_by(state.scene, updates, config.step_at(self._refine_round), state.free or None)
+        state.scene = limited(moved, self.plan, config, state.free or None)
         if config.momentum:
             state.teacher = smoothed(state.teacher or None, state.scene, config.momentum)
         return sorted(replies), {}
@@ -329,8 +332,8 @@ class GaussianFusion(Strategy):
         """After the merge and after every refinement, all whose world is known judge the scene."""
         if not self.state.scene:
             return []
-        sent = seen_by(self.state, self.plan, self.config, sorted(set(self.state.world_from) & set(self._nodes)))
-        requests = judge_requests(self.state, self.plan, self.config, sent)
+        there = sorted(set(self.state.world_from) & set(self._nodes))
+        requests = judge_requests(self.state, self.plan, self.config, there)
         traffic = self.state.traffic  # what judging sends is no part of the method
         messages = self._messages(requests, MessageType.EVALUATE)
         self.state.traffic = traffic

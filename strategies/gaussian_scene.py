@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geometry import Sim3
 from recon.gaussians import Gaussians
-from recon.merge import Part, merged_parts
+from recon.merge import Part, bounded, merged_parts
 from recon.plan import Plan, gap_m
 from recon.refine import Update, block_weights, combined, pooled, spread
 from recon.region import distance_m
@@ -96,10 +96,20 @@ class Around:
     rows: Int64[Tensor, "r"]
 
 
-def around(scene: Gaussians, waypoints_m: Float[ndarray, "k 2"], sight_m: float) -> Around:
-    """What lies within sight of some waypoints, on the ground plane."""
-    rows = torch.from_numpy(near_rows(scene.means.detach().numpy(), waypoints_m, sight_m))
+def around(scene: Gaussians, waypoints_m: Float[ndarray, "k 2"], sight_m: float, far_share: float = math.inf) -> Around:
+    """What lies so near to some waypoints, on the ground plane; and what is farther, but as large as a share of that.
+
+    Skies and fronts far away show in every image: whoever refines without them puts others in their place.
+    """
+    ground_m = scene.means.detach().double().numpy()[:, :2]
+    away_m = distance_m(np.asarray(waypoints_m, np.float64), ground_m)
+    large_m = far_share * away_m if math.isfinite(far_share) else np.inf
+    rows = torch.from_numpy(np.flatnonzero((away_m <= sight_m) | (_largest_m(scene) >= large_m)))
     return Around(scene.select(rows), rows)
+
+
+def _largest_m(gaussians: Gaussians) -> Float[ndarray, "n"]:
+    return gaussians.log_scales.detach().double().amax(dim=1).exp().numpy()
 
 
 def near_rows(xyz_m: Float[ndarray, "n 3"], waypoints_m: Float[ndarray, "k 2"], within_m: float) -> Int64[ndarray, "r"]:
@@ -136,6 +146,15 @@ def moved_by(
     if free is None:
         return parts
     return {name: _where(free[name], parts[name], scene[name]) for name in names}
+
+
+def limited(
+    scene: Scene, plan: Plan, config: FusionConfig, free: Mapping[str, Bool[Tensor, "n"]] | None = None
+) -> dict[str, Gaussians]:
+    """The scene without Gaussians that are too large for where they are, see `bounded`; `free` as for `moved_by`."""
+    limits = (config.size_share, config.size_m)
+    after = {rsu: bounded(part, plan.away_m(part.means), *limits) for rsu, part in scene.items()}
+    return after if free is None else {rsu: _where(free[rsu], part, scene[rsu]) for rsu, part in after.items()}
 
 
 def weighed(updates: Mapping[str, Update], metrics: Mapping[str, Mapping[str, float]]) -> dict[str, Update]:

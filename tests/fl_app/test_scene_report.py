@@ -260,19 +260,19 @@ def test_a_region_that_is_added_to_a_scene_whose_vehicles_are_gone(drive: Path, 
 def test_where_nothing_is_the_score_is_that_of_black(survey: Survey) -> None:
     state = state_of(survey)
     state.scene = {"rsu-0": balls([-50.0], (1, 1, 1))}  # behind all cameras
-    judged = judged_images(survey, state, sight_m=1000.0)
+    judged = judged_images(survey, state)
     assert [image.along_m for image in judged] == [2, 6, 10, 14, 18, 22]  # every fourth, from its half on
     for image in judged:
         assert image.psnr_db == pytest.approx(-20 * math.log10(GREY / 255))
         assert image.render.max() == 0
         assert np.isinf(image.depth_m).all()
-    assert len(judged_images(survey, state, sight_m=1000.0, most=2)) == 2
+    assert len(judged_images(survey, state, most=2)) == 2
 
 
 def test_a_misplaced_vehicle_sees_the_scene_where_alignment_puts_it(survey: Survey) -> None:
     """What a vehicle's own world is off by cancels."""
     state = state_of(survey)
-    judged = judged_images(survey, state, sight_m=1000.0)
+    judged = judged_images(survey, state)
     for image in judged:
         centre_m = -image.view.viewmat[:3, :3].T @ image.view.viewmat[:3, 3]
         assert centre_m.tolist() == pytest.approx([0, image.along_m, 0], abs=1e-4)
@@ -284,13 +284,13 @@ def test_one_border_half_way_and_its_seam(survey: Survey) -> None:
     assert border.rsus == ("rsu-0", "rsu-1")
     assert border.along_m == last + 0.5
     assert border.place_m == (0, last + 0.5)
-    judged = judged_images(survey, state_of(survey), sight_m=1000.0)
+    judged = judged_images(survey, state_of(survey))
     ((_, seam),) = seam_images([border], judged)
     assert seam.along_m == max(place for place in (2, 6, 10, 14, 18, 22) if place <= last)  # the last that faces it
 
 
 def test_a_seam_is_seen_from_before_it_if_it_can_be(survey: Survey) -> None:
-    judged = judged_images(survey, state_of(survey), sight_m=1000.0)
+    judged = judged_images(survey, state_of(survey))
     place = lambda north_m: Border(("rsu-0", "rsu-1"), north_m, (0.0, north_m))  # noqa: E731
     seams = seam_images([place(13.0), place(-5.0)], judged)
     assert [image.along_m for _, image in seams] == [10, 2]  # not 14, which has passed it; all have passed the other
@@ -308,7 +308,7 @@ def test_a_way_that_ends_where_it_starts_has_a_border_there(survey: Survey) -> N
 def test_whose_gaussians_an_image_is_made_of(survey: Survey) -> None:
     state = state_of(survey)
     colours = rsu_colours(["rsu-0", "rsu-1"])
-    image = next(image for image in judged_images(survey, state, sight_m=1000.0) if image.along_m == 22)
+    image = next(image for image in judged_images(survey, state) if image.along_m == 22)
     painted = picture_of(in_colours(state.scene, colours), image.view)[0]
     brightest = painted.reshape(-1, 3)[painted.reshape(-1, 3).sum(axis=1).argmax()]
     wanted = 255 * np.array(colours["rsu-1"])  # the other's are all behind
@@ -379,7 +379,7 @@ def test_what_a_page_is_given_is_text_and_no_markup(tmp_path: Path) -> None:
 
 
 def test_a_judged_image_tells_what_counts(survey: Survey) -> None:
-    image = judged_images(survey, state_of(survey), sight_m=1000.0)[0]
+    image = judged_images(survey, state_of(survey))[0]
     assert image.counted.all()
     masked = torch.zeros(24, 32, dtype=torch.bool)
     assert not replace(image, view=replace(image.view, counted=masked)).counted.any()

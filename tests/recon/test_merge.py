@@ -20,10 +20,10 @@ from recon.distillation import opacity_distillation
 from recon.evaluate import mean_scores, score
 from recon.fit_config import FitConfig
 from recon.gaussians import Gaussians
-from recon.merge import Duplicates, Part, concat, faded, join_duplicates, merge, trim
+from recon.merge import Duplicates, Part, bounded, concat, faded, join_duplicates, merge, trim
 from recon.movie import render_camera
 from recon.objective import render_view
-from recon.refine import Update, blend_weights, combined, local_update, refine
+from recon.refine import SEEN_PX, Update, blend_weights, combined, local_update, refine
 from recon.region import masked_region, power_region, ramp
 from recon.trajectories import turntable
 from recon.views import View, view_of
@@ -102,6 +102,16 @@ def test_a_ramp_is_half_at_the_border() -> None:
     inside = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0])
     assert ramp(inside, 2.0).tolist() == [0, 0, 0.5, 0.75, 1]
     assert ramp(inside, 0.0).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_what_is_near_may_not_be_large() -> None:
+    """A fifth of the way: 6 m at 30 m, 4 m at 10 m, for that any may have."""
+    sizes_m = torch.tensor([[9.0, 5.0, 0.1], [9.0, 3.0, 5.0], [6.0, 4.0, 1.0]])
+    row = replace(balls(np.zeros((3, 3))), log_scales=sizes_m.log())
+    found = bounded(row, torch.tensor([30.0, 10.0, 30.0]), 0.2, 4.0)
+    assert found.scales.tolist() == [pytest.approx(s, rel=1e-5) for s in ([6, 5, 0.1], [4, 3, 4], [6, 4, 1])]
+    assert bits(found.select(torch.tensor([2]))) == bits(row.select(torch.tensor([2])))
+    assert bits(replace(found, log_scales=row.log_scales)) == bits(row)
 
 
 def test_a_share_is_one_of_the_optical_depth() -> None:
@@ -261,6 +271,22 @@ def test_what_a_vehicle_does_not_see_it_leaves_alone() -> None:
     assert all((change[-1] == 0).all() for name, change in update.changes.items() if name != "quats")
     with pytest.raises(ValueError, match="needs a view"):
         local_update(spoilt(), 0, [], FitConfig(steps=2), 4.0)
+
+
+def test_what_views_hardly_show_is_left_alone() -> None:
+    """A faint ball before the cube, a twentieth of a pixel in all: with it or without, the update is the same."""
+    scene, ahead = spoilt(), views()[:1]
+    centre = -ahead[0].viewmat[:3, :3].T @ ahead[0].viewmat[:3, 3]
+    faint = balls([((centre + scene.means.mean(dim=0)) / 2).tolist()], opacity=0.005)
+    shown = blend_weights(Gaussians.concat([scene, faint]), ahead)[-1]
+    assert 0 < shown < SEEN_PX
+    options = {"log_gains": torch.zeros(1, 3)}
+    alone = local_update(scene, 0, ahead, FitConfig(steps=3), 4.0, **options)
+    both = local_update(Gaussians.concat([scene, faint]), 0, ahead, FitConfig(steps=3), 4.0, **options)
+    assert both.visibility[-1] == 0
+    assert all((change[-1] == 0).all() for change in both.changes.values())
+    for name, change in both.changes.items():
+        torch.testing.assert_close(change[:-1], alone.changes[name], atol=1e-5, rtol=1e-3)
 
 
 def test_distillation_learns_opacity_alone() -> None:

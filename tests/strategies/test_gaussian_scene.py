@@ -24,6 +24,7 @@ from strategies.gaussian_scene import (
     fused_in_cloud,
     in_world,
     joined_by,
+    limited,
     moved_by,
     pooled_at_rsus,
     smoothed,
@@ -125,6 +126,13 @@ def test_height_is_no_part_of_sight() -> None:
     assert len(around(tower, PLAN["a"].waypoints_m, 4.5).rows) == 1
 
 
+def test_far_away_only_what_looks_large_is_in_sight() -> None:
+    # 100 m beyond the last waypoint a hundredth of the way is a metre.
+    row = replace(balls([109.5, 109.5, 5.0]), log_scales=torch.tensor([[0.1, 1.1, 0.1], [0.9] * 3, [0.1] * 3]).log())
+    assert around(row, PLAN["a"].waypoints_m, 5.0, far_share=0.01).rows.tolist() == [0, 2]
+    assert around(row, PLAN["a"].waypoints_m, 5.0).rows.tolist() == [2]
+
+
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, st.integers(0, 40), st.permutations(range(6)))
 def test_around_does_not_depend_on_order(seed: int, count: int, order: list[int]) -> None:
@@ -148,6 +156,19 @@ def test_sight_is_as_sharp_far_from_the_origin() -> None:
 
 
 # Merging
+
+
+def test_what_is_too_large_for_where_it_is_shrinks_unless_it_may_not_change() -> None:
+    scene = {"west": balls([5.0], size_m=9.0), "east": balls([30.0, 139.5], size_m=9.0)}  # the last 100 m beyond d
+    found = limited(scene, PLAN, PLAIN)
+    assert [part.scales.tolist() for part in found.values()] == [
+        [pytest.approx([4.0] * 3)],
+        [pytest.approx([4.0] * 3), pytest.approx([9.0] * 3)],
+    ]
+    free = {"west": torch.tensor([False]), "east": torch.tensor([True, True])}
+    kept = limited(scene, PLAN, PLAIN, free)
+    assert bits(kept["west"]) == bits(scene["west"])
+    assert bits(kept["east"]) == bits(found["east"])
 
 
 def test_vehicles_keep_their_own_stretch_at_an_rsu() -> None:
