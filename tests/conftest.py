@@ -5,9 +5,10 @@ import functools
 import inspect
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jaxtyping
+import pytest
 from beartype import BeartypeConf, beartype
 
 CHECKED = ["geometry", "perception", "recon", "edge", "strategies", "clients"]
@@ -66,3 +67,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what libraries warn of while they are imported is not ours to mend
     import flwr.app
     import flwr.serverapp.strategy  # noqa: F401
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small work of torch on one thread, whatever the machine has."""
+    import torch  # here, for tests without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

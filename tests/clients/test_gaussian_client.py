@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -44,19 +43,12 @@ from recon.region import waypoint_region
 from recon.trajectories import turntable
 from recon.views import View, placed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CAMERA = Camera(SE3.identity(), 50.0, 50.0, 24.0, 16.0, 48, 32)
 TURN = rotation_matrix(torch.tensor(np.radians(1.3) * np.array([2.0, -1, 2]) / 3)).numpy()
 ERROR = Sim3(TURN, np.array([0.04, -0.03, 0.02]), 1.03)  # of a cube of 2 m seen from 4 m
 EAST, WEST = np.array([[4.0, 0.0]]), np.array([[-4.0, 0.0]])  # waypoints whose border is the plane x = 0
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 import json
 import math
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -32,6 +31,8 @@ from recon.partition import Problem
 from strategies.gaussian_state import FusionState
 from strategies.report import Traffic
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SECTIONS = (
     "Figures",
     "Map",
@@ -46,15 +47,6 @@ SECTIONS = (
 )
 GREY = 51  # of all photos: a fifth of white
 FRAMES, HOLDOUT = 24, 4
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -22,17 +22,11 @@ from perception.training import (
     train_epochs,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE_PX = (64, 96)
 SMALL = DetectorConfig(SIZE_PX, stem=8, stages=(16, 24, 32, 32), width=16, fine=8, precision="float32")
 PLAIN = AugmentConfig(flip=0.5, jitter=0.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def scene(rng: np.random.Generator) -> Frame:

@@ -3,7 +3,6 @@
 import math
 import time
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +29,8 @@ from recon.gaussians import Gaussians
 from recon.objective import render_view
 from recon.refusal import landmarks_refusal, sound_rows
 from recon.views import View
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = AcceptanceConfig()
 NO_FLOOR = replace(CONFIG, weight_floor=0.0)
@@ -69,15 +70,6 @@ def rows_of(gaussians: Gaussians) -> list[bytes]:
     columns = [gaussians.means, gaussians.log_scales, gaussians.logit_opacities[:, None], gaussians.sh.flatten(1)]
     flat = torch.cat(columns, dim=1)
     return sorted(row.tobytes() for row in flat.numpy())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_budget_counts_float32() -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,8 @@ from recon.movie import render_camera
 from recon.objective import LossWeights, render_view
 from recon.trajectories import turntable
 from recon.views import View, view_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CAMERA = Camera(SE3.identity(), 50.0, 50.0, 24.0, 16.0, 48, 32)
 AXIS = np.array([2.0, -1.0, 2.0]) / 3
@@ -58,15 +59,6 @@ def part() -> Gaussians:
 def mean_error_m(found: Sim3) -> float:
     means = part().means.double().numpy()
     return float(np.linalg.norm(found.apply(means) - ERROR.apply(means), axis=1).mean())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_rotation_vector_is_axis_times_angle() -> None:

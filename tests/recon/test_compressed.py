@@ -5,7 +5,7 @@ import re
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,8 @@ from recon.compressed import (
 )
 from recon.gaussians import Gaussians
 from recon.refine import Update
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SEEDS, COUNTS, DEGREES = st.integers(0, 2**32 - 1), st.integers(0, 8), st.integers(0, 3)
 SIZES = st.sampled_from([0.0, 1e-3, 1.0, 100.0, 2e5])  # the largest: means of 1e6 m
@@ -66,15 +68,6 @@ def bytes_of(data: bytes) -> ndarray:
 
 def packed(count: int, coefficients: int, body: bytes) -> ndarray:
     return bytes_of(struct.pack("<II", count, coefficients) + zlib.compress(body))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # There and back

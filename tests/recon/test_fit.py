@@ -1,7 +1,6 @@
 """Fits of scenes that are known: what is learned, how the set grows, and that a fit can be broken off anywhere."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,8 @@ from recon.optimizer import make_optimizer
 from recon.scene_scale import scene_scale
 from recon.trajectories import turntable
 from recon.views import View, Views
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CAMERA = Camera(SE3.identity(), 50.0, 50.0, 24.0, 16.0, 48, 32)
 SMALL = FitConfig(
@@ -67,15 +68,6 @@ def bits(state: FitState) -> dict[str, bytes]:
             kept = {"": parameter, **optimizer.state[parameter]}
             found |= {f"{name} {key}".strip(): tensor.detach().numpy().tobytes() for key, tensor in kept.items()}
     return found
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """What an upload gives away: errors by arithmetic, and less of them after trimming."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,8 @@ from recon.gaussians import Gaussians
 from recon.leakage import leakage, shown
 from recon.region import Region
 from recon.views import View
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE_PX = (24, 32)
 INTRINSICS = torch.tensor([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]])
@@ -46,15 +47,6 @@ def balls(xyz: Any, size_m: float = 0.5) -> Gaussians:
     places = np.asarray(xyz, np.float64).reshape(-1, 3)
     made = Gaussians.from_points(places, np.full(places.shape, 0.8), opacity=0.99)
     return replace(made, log_scales=torch.full((len(places), 3), math.log(size_m)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_errors_are_pooled_over_views_by_pixels() -> None:

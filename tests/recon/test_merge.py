@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,6 +26,8 @@ from recon.refine import SEEN_PX, Update, blend_weights, combined, local_update,
 from recon.region import masked_region, power_region, ramp
 from recon.trajectories import turntable
 from recon.views import View, view_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CAMERA = Camera(SE3.identity(), 50.0, 50.0, 24.0, 16.0, 48, 32)
 SITES = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
@@ -65,15 +66,6 @@ def part(name: str, gaussians: Gaussians, visibility: float | None = None) -> Pa
 
 def bits(gaussians: Gaussians) -> list[bytes]:
     return [tensor.detach().numpy().tobytes() for tensor in gaussians.tensors().values()]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_cell_ends_half_way_to_the_next_site() -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,10 @@ from recon.optimizer import VisibleAdam, joined_gaussians, make_optimizer, split
 from recon.trajectories import turntable
 from recon.views import View, view_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = FitConfig(visible_only=True)
 CAMERA = Camera(SE3.identity(), 40.0, 40.0, 16.0, 12.0, 32, 24)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def balls(count: int = 6, degree: int = 1) -> Gaussians:

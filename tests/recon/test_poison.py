@@ -1,13 +1,11 @@
 """Poisoned images: within their bound, and harmless where there is a cap; what ignores the cap is refused."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +16,8 @@ from recon.gaussians import Gaussians
 from recon.memory import floats
 from recon.poison import fit_without_cap, poisoned_frames, poisoned_image, total_variation
 from recon.views import Views
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE_PX, FOCAL_PX, AWAY_M = (48, 72), 60.0, 4.0
 STEPS, THRESHOLD = 200, 5e-5
@@ -73,15 +73,6 @@ def with_cap(poisoned: bool) -> tuple[Gaussians, int]:
     state = start(first(), config, views)
     fit(state, config, views)
     return state.gaussians.detach(), held_bytes(state)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_total_variation_is_a_mean_of_steps() -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,20 +21,13 @@ from recon.refine import Update, block_weights, combined, local_update, pooled, 
 from recon.trajectories import turntable
 from recon.views import View, placed, view_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEEDS = st.integers(0, 2**32 - 1)
 CAMERA = Camera(SE3.identity(), 40.0, 40.0, 16.0, 12.0, 32, 24)
 THERE = Sim3(
     rotation_matrix(torch.tensor(np.radians(20) * np.array([2.0, -1, 2]) / 3)).numpy(), np.array([3.0, -2, 0.5]), 1.25
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def cube(count: int = 150) -> Gaussians:

@@ -1,7 +1,7 @@
 """The whole reconstruction through a fake Grid, with vehicles that answer from a drawer: no fitting, all arithmetic."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -87,14 +87,7 @@ from tests.strategies.street import (
     world_from_own,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Rounds

@@ -1,7 +1,7 @@
 """The scene as tiers hold it: looked up, merged, moved by updates. Neither order nor division into RSUs matters."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,8 @@ from strategies.gaussian_scene import (
     weighed,
     whole,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SEEDS = st.integers(0, 2**32 - 1)
 PLAIN = FusionConfig(blend_m=2.0, duplicates=None)
@@ -92,15 +94,6 @@ def updates_of(scene: Gaussians, seed: int, names: str, step: float = 0.1) -> di
 def close(found: Gaussians, wanted: Gaussians, atol: float = 1e-5) -> None:
     for name, tensor in wanted.tensors().items():
         torch.testing.assert_close(found.tensors()[name], tensor, atol=atol, rtol=1e-5)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Looking up

@@ -1,7 +1,6 @@
 """What is believed: budgets before anything is decoded, values, and what the others sent."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +23,8 @@ from recon.refusal import AcceptanceConfig
 from strategies.gate import Cause
 from strategies.gaussian_trust import MOST_GROWTH, MOST_VISIBILITY, accepted_parts, believed, length_of, upload_of
 from strategies.report import Loss
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LIMITS = AcceptanceConfig()
 WAY = np.column_stack([np.arange(0.0, 21), np.zeros(21)])
@@ -59,15 +60,6 @@ def with_head(content: TrainReply, name: str, place: int, number: int) -> TrainR
     data = content.arrays[name].copy()
     data[4 * place : 4 * place + 4] = np.frombuffer(np.uint32(number).tobytes(), np.uint8)
     return TrainReply({**content.arrays, name: data}, 5)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work on few threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Uploads
