@@ -253,6 +253,28 @@ def test_vehicles_work_on_what_lies_within_sight() -> None:
     assert driven.evaluations[-1].vehicle_metrics["a"]["gaussians"] == len(whole(driven.state.scene))  # all is judged
 
 
+class Swelling(Street):
+    """All that they see they want ten times as large."""
+
+    def refined(self, vehicle: str, request: TrainRequest) -> TrainReply:
+        scene = decode_refine(request).scene
+        changes = {name: torch.zeros_like(tensor) for name, tensor in scene.tensors().items()}
+        changes["log_scales"] += math.log(10.0)
+        reply = RefineReply(torch.arange(len(scene)), Update(changes, torch.ones(len(scene))), 4, {})
+        return encode_refine_reply(reply)
+
+
+def test_nothing_is_larger_than_where_it_is_allows() -> None:
+    """Houses are 4 m beside the way and 2 m up, 4.5 m away: a fifth is 0.9 m. They have 0.3 m, and are to have 3 m."""
+    driven = Driven(Swelling(), size_m=0.1, refine_rounds=1).run(2)
+    assert whole(driven.state.scene).scales.max() == pytest.approx(0.3, rel=0.02)
+    driven.run(1)
+    allowed_m = 0.2 * math.hypot(4, 2)
+    torch.testing.assert_close(whole(driven.state.scene).scales, torch.full((80, 3), allowed_m), rtol=0.02, atol=0)
+    large = Driven(size_m=0.1, size_share=0.01).run(2)
+    assert whole(large.state.scene).scales.max() == pytest.approx(0.1)
+
+
 def test_no_request_and_no_reply_holds_a_pose_or_an_image() -> None:
     """All arrays of a run by name: bytes of Gaussians and updates, planned places, similarities between worlds."""
     driven = Driven(momentum=0.5)
