@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from recon.fit import FitConfig, FitState, fit, start
 from recon.fit_file import load_fit, save_fit
 from recon.objective import LossWeights
-from tests.recon.test_fit import SMALL, bits, guess, one_thread, views, whole_fit  # noqa: F401  one is a fixture
+from tests.recon.test_fit import SMALL, bits, guess, views, whole_fit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DATA = "a cube, 9 photos"
 
