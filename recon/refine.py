@@ -72,8 +72,7 @@ def local_update(
 ) -> Update:
     """A vehicle's part in a round: `config.steps` of Adam at its own views, from the Gaussians of all.
 
-    Those of which its views show less than `SEEN_PX` are left as they are, and count as not seen: half of what a street
-    hides behind its fronts, which would be drawn in every step for nothing.
+    Those of which its views show less than `SEEN_PX` are left as they are, are not drawn, and count as not seen.
 
     Args:
         gaussians: of all.
