@@ -152,17 +152,20 @@ def _divided(centres_m: Float[ndarray, "n 2"], request: SurveyRequest) -> Split:
 
 
 def town_of(request: SurveyRequest) -> TownConfig:
-    """The town that is toured: as many of its regions as there must be for the RSUs."""
+    """The town that is toured: as many of its regions as there must be for the RSUs, and frames of all the tour.
+
+    These stand equally far apart by default, whatever the number of RSUs; see `_frames` for how many are taken.
+    """
     preset = FleetRequest(preset="village", vehicles=1, seed=request.seed, size_px=request.size_px)
-    count = request.frames or FRAMES_PER_RSU * request.rsus
     regions = math.ceil(request.rsus / RSUS_PER_REGION)
+    count = request.frames or FRAMES_PER_RSU * RSUS_PER_REGION * regions
     return replace(town_config(replace(preset, frames_per_vehicle=1)), rsus=regions, holdout_frames=count)
 
 
 def _frames(request: SurveyRequest) -> tuple[Sequence[Frame], str, str]:
     if request.path is None:
         config = town_of(request)
-        count = round(request.part * config.holdout_frames)
+        count = round(request.part * (request.frames or FRAMES_PER_RSU * request.rsus))
         drive = town_drive(config, HOLDOUT, first=count)
         return FrameSubset(drive, range(count)), f"town (seed {request.seed}), a tour", drive.licence
     selection = Selection(
