@@ -61,7 +61,7 @@ from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
 
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
-NEAR_SHARE: Final = 1.0  # see `initial_points`: fits of a stretch are short, and others drive where it ends
+SKY_M: Final = 1000.0  # where starts what no return covers: beyond the ways of all that are in sight
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
 
@@ -134,10 +134,10 @@ class GaussianClient:
         began_s = time.thread_time()
         config = FitConfig(request.steps, request.max_gaussians, seed=request.seed, weights=REFINE_WEIGHTS)
         frames = list(self.frames.train)
-        options: dict[str, Any] = {"seed": request.seed, "ignore": self.frames.ignore, "near_share": NEAR_SHARE}
+        options: dict[str, Any] = {"seed": request.seed, "ignore": self.frames.ignore, "far_m": SKY_M}
         points = initial_points(frames, config.start_points, **options)
         state = start(points.gaussians().transformed(self.frames.own_from_data), config, self.learned)
-        fit(state, config, self.learned)
+        fit(state, config, self.learned, limit=request.limit)
         fitted = state.gaussians.detach()
         limits = AcceptanceConfig().about(request.own_m)
         kept = as_taken(fitted, limits)
@@ -195,7 +195,10 @@ class GaussianClient:
         rates: dict[str, Any] = {"means_lr": means_lr, "visible_only": True}
         config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, **rates)
         update = local_update(
-            request.scene, request.round_number, views, config, scale_m, log_gains=log_gains, teacher=request.teacher
+            *(request.scene, request.round_number, views, config, scale_m),
+            log_gains=log_gains,
+            teacher=request.teacher,
+            limit=request.limit,
         )
         rows, seen = seen_rows(update)
         metrics = self._quality(request.scene, views, log_gains) if request.report_quality else {}

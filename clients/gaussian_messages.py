@@ -15,6 +15,7 @@ from torch import Tensor
 from geometry import Sim3
 from recon.gaussians import Gaussians
 from recon.refine import Update
+from recon.size_limit import SizeLimit
 
 FIT, ALIGN, REFINE, JUDGE = "fit", "align", "refine", "judge"
 ALL: Final = "all"
@@ -34,6 +35,7 @@ class FitRequest:
         margin_m: what lies farther outside the region than this is not to be sent; infinity sends all.
         seed: of the fit.
         landmarks: the most points on surfaces that are wanted, see `recon.landmarks`; 0 wants none.
+        limit: how large Gaussians may be; None for as large as they like.
     """
 
     own_m: Float[ndarray, "k 2"]
@@ -43,6 +45,7 @@ class FitRequest:
     margin_m: float
     seed: int
     landmarks: int = 0
+    limit: SizeLimit | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,7 @@ class RefineRequest:
         seed: of the order of images.
         teacher: a smoothed scene to stay near, or None.
         report_quality: whether to measure how well the scene shows the vehicle's images.
+        limit: how large Gaussians may be; None for as large as they like.
     """
 
     scene: Gaussians
@@ -127,6 +131,7 @@ class RefineRequest:
     seed: int
     teacher: Gaussians | None = None
     report_quality: bool = False
+    limit: SizeLimit | None = None
 
 
 @dataclass(frozen=True, eq=False)

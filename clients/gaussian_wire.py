@@ -41,12 +41,14 @@ from recon.compressed import (
     expand_update,
 )
 from recon.gaussians import Gaussians
+from recon.size_limit import SizeLimit
 
 JOB: Final = "job"
 MISSING: Final = "missing"  # setting: vehicles that others make up for, with commas between
 WHOLE: Final = ("steps", "max-gaussians", "seed", "round-number", "landmarks")
 FOUND: Final = {IMAGES: "found:", LIDAR: "felt:"}  # before the names of arrays
-PART, SCENE, TEACHER, UPDATE, MARKS = "part", "scene", "teacher", "update", "landmarks"  # names of arrays
+PART, SCENE, TEACHER, UPDATE = "part", "scene", "teacher", "update"  # names of arrays
+MARKS, LIMIT = "landmarks", "limit"
 OTHER, OTHER_MARKS = "other:", "landmarks:"  # before names of vehicles
 T = TypeVar("T")
 
@@ -75,7 +77,8 @@ def encode_fit(request: FitRequest) -> TrainRequest:
     """As a message's content."""
     arrays = {"own": np.asarray(request.own_m, np.float64), "others": np.asarray(request.others_m, np.float64)}
     numbers = {"steps": request.steps, "max-gaussians": request.max_gaussians, "seed": request.seed}
-    return TrainRequest(arrays, {JOB: FIT, "margin-m": request.margin_m, MARKS: request.landmarks, **numbers})
+    settings: dict[str, Scalar] = {JOB: FIT, "margin-m": request.margin_m, MARKS: request.landmarks, **numbers}
+    return _with_limit(TrainRequest(arrays, settings), request.limit)
 
 
 def decode_fit(request: TrainRequest) -> FitRequest:
@@ -83,7 +86,7 @@ def decode_fit(request: TrainRequest) -> FitRequest:
     numbers = [_number(request, name) for name in ("steps", "max-gaussians", "margin-m", "seed", MARKS)]
     steps, most, margin_m, seed, marks = numbers
     places = (_array(request, "own"), _array(request, "others"))
-    return FitRequest(*places, int(steps), int(most), margin_m, int(seed), int(marks))
+    return FitRequest(*places, int(steps), int(most), margin_m, int(seed), int(marks), _limit_of(request))
 
 
 def encode_fit_reply(reply: FitReply) -> TrainReply:
@@ -144,7 +147,7 @@ def encode_refine(request: RefineRequest) -> TrainRequest:
         arrays[TEACHER] = compress_gaussians(request.teacher)
     numbers = {"steps": request.steps, "round-number": request.round_number, "seed": request.seed}
     settings: dict[str, Scalar] = {JOB: REFINE, **numbers, "pace": request.pace, "quality": request.report_quality}
-    return TrainRequest(arrays, settings)
+    return _with_limit(TrainRequest(arrays, settings), request.limit)
 
 
 def decode_refine(request: TrainRequest) -> RefineRequest:
@@ -159,6 +162,7 @@ def decode_refine(request: TrainRequest) -> RefineRequest:
         seed=int(seed),
         teacher=_expanded(expand_gaussians, request.arrays, TEACHER) if TEACHER in request.arrays else None,
         report_quality=bool(request.config.get("quality", False)),
+        limit=_limit_of(request),
     )
 
 
@@ -199,6 +203,24 @@ def decode_judge(request: TrainRequest) -> JudgeRequest:
         _array(request, "others"),
         _number(request, "border-m"),
     )
+
+
+def _with_limit(request: TrainRequest, limit: SizeLimit | None) -> TrainRequest:
+    """With a limit on sizes among its arrays and settings, if there is one."""
+    if limit is None:
+        return request
+    arrays = {**request.arrays, LIMIT: np.asarray(limit.waypoints_m, np.float64)}
+    return TrainRequest(arrays, {**request.config, "size-share": limit.share, "size-m": limit.least_m})
+
+
+def _limit_of(request: TrainRequest) -> SizeLimit | None:
+    """Inverse of `_with_limit`."""
+    if LIMIT not in request.arrays:
+        return None
+    try:
+        return SizeLimit(request.arrays[LIMIT], _number(request, "size-share"), _number(request, "size-m"))
+    except ValueError as error:
+        raise MessageError(str(error)) from None
 
 
 def _number(request: TrainRequest, name: str) -> float:

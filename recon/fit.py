@@ -24,6 +24,7 @@ from recon.objective import view_loss
 from recon.optimizer import exposure_optimizer, joined_gaussians, make_optimizer, split_tensors
 from recon.render import Backend
 from recon.scene_scale import scene_scale
+from recon.size_limit import SizeLimit
 from recon.views import View
 
 __all__ = ["WEIGHTS", "FitConfig", "FitState", "Progress", "Stop", "advance", "fit", "pick_view", "start"]
@@ -86,8 +87,18 @@ def start(gaussians: Gaussians, config: FitConfig, views: Sequence[View]) -> Fit
     return FitState(optimizer, exposures, 0, scale_m, count, draws)
 
 
-def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: Backend = "auto") -> float:
+def advance(
+    state: FitState,
+    config: FitConfig,
+    views: Sequence[View],
+    backend: Backend = "auto",
+    limit: SizeLimit | None = None,
+) -> float:
     """One step: look at one image, correct all Gaussians, change the set when it is time. Returns the loss.
+
+    Args:
+        state: changed in place.
+        config, views, backend, limit: see `fit`.
 
     Raises:
         ValueError: the loss is not finite.
@@ -114,6 +125,8 @@ def advance(state: FitState, config: FitConfig, views: Sequence[View], backend: 
     optimizer.step()
     state.exposures.step()
     _explore(state, config, means_lr, step)
+    if limit is not None:
+        limit.hold(state.gaussians.means, state.gaussians.log_scales)
     state.step = step
     return loss.item()
 
@@ -150,6 +163,7 @@ def fit(
     on_step: Callable[[Progress], None] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     backend: Backend = "auto",
+    limit: SizeLimit | None = None,
 ) -> Stop:
     """Advance the state to its last step, to the end of a time budget, or to an interrupt; says which it was.
 
@@ -161,6 +175,7 @@ def fit(
         on_step: called after every step.
         interrupted: asked between steps.
         backend: see `rasterize`.
+        limit: how large Gaussians may be, held after every step; None for as large as they like.
 
     Raises:
         ValueError: as `advance`.
@@ -171,7 +186,7 @@ def fit(
             return "interrupt"
         if seconds is not None and time.monotonic() - began >= seconds:
             return "time"
-        loss = advance(state, config, views, backend)
+        loss = advance(state, config, views, backend, limit)
         if on_step is not None:
             on_step(Progress(state.step, loss, len(state.optimizer.param_groups[0]["params"][0])))
     return "steps"

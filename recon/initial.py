@@ -18,6 +18,7 @@ SOURCES: Final = ("auto", "lidar", "depth", "known", "sfm", "random")
 MIN_RANGE_M: Final = 1.0  # LiDAR returns nearer than this are the vehicle itself
 MAX_FAR_SHARE: Final = 0.3
 FAR_RADII, FAR_DISTANCES = 20.0, 5.0
+NEAR_SHARE: Final = 0.25
 MOST_SHARE: Final = 0.95  # of the points, which the far shell lies beyond
 NEAREST_RADII, FARTHEST_RADII = 0.2, 20.0
 LONE_RADIUS_M: Final = 5.0  # taken where the cameras coincide within a centimetre, so that depths are 1 to 100 m
@@ -69,7 +70,7 @@ def initial_points(
     known: Cloud | None = None,
     seed: int = 0,
     ignore: Callable[[Frame], Bool[ndarray, "h w"] | None] | None = None,
-    near_share: float = 0.25,
+    far_m: float | None = None,
 ) -> InitialPoints:
     """At most `count` coloured points that the cameras see.
 
@@ -88,8 +89,9 @@ def initial_points(
     large a share of the result as of the pixels, at most 30 %. Those of infinite depth lie along their rays on a far
     shell: at 20 times the radius of the cameras or 5 times the distance from the cameras' mean within which 95 % of the
     points lie, whichever is more. The others may be sky, or the upper half of a house that the LiDAR did not reach:
-    their inverse distances are drawn evenly between the shell's and that of the nearest `near_share` of the points.
-    Near ones find house fronts above the scan where a fit is long; where it is short they hang in the air.
+    their inverse distances are drawn evenly between the shell's and that of the nearest quarter of the points. Near
+    ones find house fronts above the scan where a fit is long; where it is short they hang in the air, and `far_m` has
+    all start on the shell.
 
     Args:
         frames: with images and poses in one world; sizes may differ.
@@ -98,7 +100,7 @@ def initial_points(
         known: xyz in the world [n, 3] and rgb [n, 3].
         seed: of all draws.
         ignore: pixels that are not to be used, such as those of moving objects.
-        near_share: of the points, see above, 0..1.
+        far_m: distance, at least, of the shell that all pixels that no point covers start on; None spreads them.
 
     Raises:
         ValueError: a frame without image or with NaN or negative depth, a source that was asked for by name and is not
@@ -106,8 +108,8 @@ def initial_points(
     """
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}, want one of {', '.join(SOURCES)}")
-    if not 0 <= near_share <= 1:
-        raise ValueError(f"near_share is {near_share}, want 0 to 1")
+    if far_m is not None and not (math.isfinite(far_m) and far_m > 0):
+        raise ValueError(f"far_m is {far_m}, want metres above 0")
     if count < 1:
         raise ValueError(f"count is {count}, want at least one initial point")
     photos, rng = Photos.of(frames, ignore), np.random.default_rng(seed)
@@ -122,7 +124,7 @@ def initial_points(
     for name in makers if source == "auto" else (source,):
         pool = makers[name]()
         if isinstance(pool, _Pool):
-            points = _choose(photos, pool, count, near_share, rng)
+            points = _choose(photos, pool, count, far_m, rng)
             reasons = f" (passed over: {', '.join(passed_over)})" if passed_over else ""
             return replace(points, source=points.source + reasons)
         passed_over.append(pool)
@@ -232,7 +234,7 @@ def _random(photos: Photos, count: int, rng: np.random.Generator) -> _Pool:
     return _Pool(photos.lift(pixels, 1 / inverse), f"random in the frusta of {len(photos.frames)} frames", [], 1)
 
 
-def _choose(photos: Photos, pool: _Pool, count: int, near_share: float, rng: np.random.Generator) -> InitialPoints:
+def _choose(photos: Photos, pool: _Pool, count: int, far_m: float | None, rng: np.random.Generator) -> InitialPoints:
     """Points of the pool and of the far shell in their shares."""
     (xyz, rgb), (centre, radius_m) = pool.cloud, camera_spread(photos)
     share = min(sum(int(mask.sum()) for mask in pool.far) / pool.pixels, MAX_FAR_SHARE)
@@ -242,17 +244,18 @@ def _choose(photos: Photos, pool: _Pool, count: int, near_share: float, rng: np.
     far_count = count - near_count if len(rows) == near_count else round(share / (1 - share) * len(rows))
     if far_count:
         pixels = photos.draw(pool.far, far_count, rng)
-        nearest_m, far_m = _beyond(np.linalg.norm(xyz - centre, axis=1), radius_m, near_share)
-        inverse = np.ones(len(pixels[0])) if pool.infinite else rng.uniform(1, far_m / nearest_m, len(pixels[0]))
-        parts.append(photos.lift(pixels, far_m / inverse, along_ray=True))
-        label += f"; {len(pixels[0])} " + ("on the far shell" if pool.infinite else "where none of these is seen")
+        nearest_m, shell_m = _beyond(np.linalg.norm(xyz - centre, axis=1), radius_m)
+        shell_m, together = max(shell_m, far_m or 0.0), pool.infinite or far_m is not None
+        inverse = np.ones(len(pixels[0])) if together else rng.uniform(1, shell_m / nearest_m, len(pixels[0]))
+        parts.append(photos.lift(pixels, shell_m / inverse, along_ray=True))
+        label += f"; {len(pixels[0])} " + ("on the far shell" if together else "where none of these is seen")
     chosen = joined(parts)
     return InitialPoints(chosen[0].astype(np.float32), chosen[1], label)
 
 
-def _beyond(distance_m: Float[ndarray, "n"], radius_m: float, near_share: float) -> tuple[float, float]:
-    """Where what no point covers may lie: from the nearest share of the points to the far shell, metres."""
-    nearest_m, most_m = np.quantile(distance_m, [near_share, MOST_SHARE])
+def _beyond(distance_m: Float[ndarray, "n"], radius_m: float) -> tuple[float, float]:
+    """Where what no point covers may lie: from the nearest quarter of the points to the far shell, metres."""
+    nearest_m, most_m = np.quantile(distance_m, [NEAR_SHARE, MOST_SHARE])
     far_m = max(FAR_RADII * radius_m, FAR_DISTANCES * most_m)
     return float(np.clip(nearest_m, 1e-3 * far_m, far_m)), float(far_m)
 

@@ -85,23 +85,6 @@ def _logits_of(log_transmittance: Tensor) -> Tensor:
     return torch.log(-torch.expm1(log_transmittance)) - log_transmittance
 
 
-def bounded(gaussians: Gaussians, away_m: Float[Tensor, "n"], share: float, least_m: float) -> Gaussians:
-    """Gaussians whose deviations are at most a share of the way to whoever drives nearest; `least_m` any may have.
-
-    What one vehicle takes for sky may hang beside another's street. At the edge of its view a rasterizer, which puts
-    a plane in place of the perspective (Zwicker et al. 2001, "EWA volume splatting"), spreads what is large and near
-    over the image: a haze that moves every depth behind it.
-
-    Args:
-        gaussians: to be bounded.
-        away_m: of each, see `recon.plan.Plan.away_m`.
-        share: a slope, radians for small ones.
-        least_m: metres.
-    """
-    most = (share * away_m).clamp_min(least_m).log().to(gaussians.log_scales)
-    return replace(gaussians, log_scales=torch.minimum(gaussians.log_scales, most[:, None]))
-
-
 def trim(gaussians: Gaussians, region: Region, blend_m: float) -> Gaussians:
     """What lies in a region, fading out across a band of width `blend_m` about its border; see `faded`.
 

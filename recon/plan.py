@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
-from recon.region import Region, distance_m, waypoint_region
+from recon.region import Region, waypoint_region
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +107,6 @@ class Plan:
     def rsu_region(self, *rsus: str) -> Region:
         """What lies nearest to the waypoints of the vehicles of one RSU, or of several."""
         return waypoint_region(self.waypoints_of(rsus), self.waypoints_of(set(self.rsus) - set(rsus)))
-
-    def away_m(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        """Distance of places to the nearest waypoint of all, which lie at height 0."""
-        ways_m = self.waypoints_of(self.rsus)
-        places_m = xyz.detach().double().numpy()
-        return torch.from_numpy(distance_m(np.column_stack([ways_m, np.zeros(len(ways_m))]), places_m))
 
     def neighbours(self, vehicle: str, within_m: float) -> list[str]:
         """Other vehicles with a waypoint within a distance of one of its own, in order of names."""

@@ -15,6 +15,7 @@ from recon.gaussians import Gaussians
 from recon.objective import LossWeights, render_view, view_loss
 from recon.optimizer import joined_gaussians, make_optimizer
 from recon.render import Backend, rasterize
+from recon.size_limit import SizeLimit
 from recon.ssim import photometric_loss
 from recon.views import View
 
@@ -68,6 +69,7 @@ def local_update(
     log_gains: Float[Tensor, "v 3"] | None = None,
     weights: LossWeights = REFINE_WEIGHTS,
     teacher: Gaussians | None = None,
+    limit: SizeLimit | None = None,
     backend: Backend = "auto",
 ) -> Update:
     """A vehicle's part in a round: `config.steps` of Adam at its own views, from the Gaussians of all.
@@ -84,6 +86,7 @@ def local_update(
         weights: of the loss.
         teacher: a smoothed scene whose images count as much as the photos do (Fan et al. 2024, "Momentum-GS", section
             3.2, where it is a shared decoder); None for none.
+        limit: how large Gaussians may be, held after every step; None for as large as they like.
         backend: see `rasterize`.
 
     Raises:
@@ -95,11 +98,12 @@ def local_update(
     rows = torch.nonzero(visibility >= SEEN_PX)[:, 0]
     start = gaussians.detach().select(rows)
     optimizer = make_optimizer(start, config, scale_m)
+    moved = {group["name"]: group["params"][0] for group in optimizer.param_groups}
     rng, order = np.random.default_rng([config.seed, round_number]), np.zeros(0, np.int64)
     for _ in range(config.steps):
         order = order if len(order) else rng.permutation(len(views))
         index, order = int(order[0]), order[1:]
-        current = joined_gaussians({group["name"]: group["params"][0] for group in optimizer.param_groups})
+        current = joined_gaussians(moved)
         gain = None if log_gains is None else log_gains[index]
         loss = view_loss(current, views[index], weights, scale_m, log_gain=gain, backend=backend)
         if teacher is not None:
@@ -107,7 +111,9 @@ def local_update(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    last = joined_gaussians({group["name"]: group["params"][0].detach() for group in optimizer.param_groups})
+        if limit is not None:
+            limit.hold(moved["means"], moved["log_scales"])
+    last = joined_gaussians({name: parameter.detach() for name, parameter in moved.items()})
     before = start.tensors()
     changes = {name: tensor - before[name] for name, tensor in last.tensors().items()}
     return spread(Update(changes, visibility[rows]), rows, len(gaussians))

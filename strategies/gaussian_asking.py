@@ -12,20 +12,21 @@ from clients.messages import TrainRequest
 from recon.compressed import compress_gaussians
 from recon.plan import Plan
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_scene import Around, around, whole
+from strategies.gaussian_scene import Around, around, size_limit, whole
 from strategies.gaussian_state import FusionState
 from strategies.rsu_round import share_of
 
 
 def fit_requests(plan: Plan, config: FusionConfig, here: Iterable[str]) -> dict[str, TrainRequest]:
     """Every vehicle fits its stretch, the more steps the more views it has."""
-    requests = {}
+    requests, limit = {}, size_limit(plan, config)
     for vehicle in here:
         stretch = plan[vehicle]
         places = (stretch.waypoints_m, plan.others_m(vehicle))
         steps = max(1, round(config.fit_steps * stretch.views))
         budget, margin_m = stretch.max_gaussians, config.margin_m
-        requests[vehicle] = encode_fit(FitRequest(*places, steps, budget, margin_m, config.seed, config.landmarks))
+        asked = FitRequest(*places, steps, budget, margin_m, config.seed, config.landmarks, limit)
+        requests[vehicle] = encode_fit(asked)
     return requests
 
 
@@ -53,7 +54,7 @@ def refine_requests(
     state: FusionState, plan: Plan, config: FusionConfig, sent: Mapping[str, Around], number: int
 ) -> dict[str, TrainRequest]:
     """Some steps from the scene of all, `sent`, at each vehicle's own images."""
-    teacher = whole(state.teacher) if state.teacher and number else None
+    teacher, limit = whole(state.teacher) if state.teacher and number else None, size_limit(plan, config)
     return {
         vehicle: encode_refine(
             RefineRequest(
@@ -65,6 +66,7 @@ def refine_requests(
                 seed=config.seed,
                 teacher=None if teacher is None else teacher.select(there.rows),
                 report_quality=config.block_weighting,
+                limit=limit,
             )
         )
         for vehicle, there in sent.items()

@@ -25,8 +25,8 @@ class FusionConfig:
         blend_m: width of the band at borders.
         fill: see `recon.merge.merge`.
         margin_m: what lies farther outside its region a vehicle does not send.
-        size_share, size_m: the largest deviation that a Gaussian of the scene may have is a share of its distance to
-            the nearest waypoint, or so many metres if that is more; see `recon.merge.bounded`.
+        size_share, size_m: the largest deviation that a Gaussian may have is a share of its distance to the nearest
+            waypoint, or so many metres if that is more; see `recon.size_limit`.
         sight_m: how far from a vehicle's waypoints all of the scene is sent to it.
         far_share: beyond, what is as large as this share of its distance.
         near_m: vehicles whose waypoints come so near are aligned to each other.
@@ -55,7 +55,7 @@ class FusionConfig:
     momentum: float = 0.0
     block_weighting: bool = False
     blend_m: float = 2.0
-    fill: float = 1.0
+    fill: float = 0.7
     margin_m: float = math.inf
     size_share: float = 0.2
     size_m: float = 4.0

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from geometry import Sim3
 from recon.gaussians import Gaussians
-from recon.merge import Part, bounded, merged_parts
+from recon.merge import Part, merged_parts
 from recon.plan import Plan, gap_m
 from recon.refine import Update, block_weights, combined, pooled, spread
 from recon.region import distance_m
+from recon.size_limit import SizeLimit
 from strategies.gaussian_config import FusionConfig
 
 FAR: Final = ""  # name of all old regions out of sight, as one part of a merge
@@ -148,12 +149,17 @@ def moved_by(
     return {name: _where(free[name], parts[name], scene[name]) for name in names}
 
 
+def size_limit(plan: Plan, config: FusionConfig) -> SizeLimit:
+    """How large a Gaussian may be beside the ways of all."""
+    return SizeLimit(plan.waypoints_of(plan.rsus), config.size_share, config.size_m)
+
+
 def limited(
     scene: Scene, plan: Plan, config: FusionConfig, free: Mapping[str, Bool[Tensor, "n"]] | None = None
 ) -> dict[str, Gaussians]:
-    """The scene without Gaussians that are too large for where they are, see `bounded`; `free` as for `moved_by`."""
-    limits = (config.size_share, config.size_m)
-    after = {rsu: bounded(part, plan.away_m(part.means), *limits) for rsu, part in scene.items()}
+    """The scene without Gaussians that are too large for where they are; `free` as for `moved_by`."""
+    limit = size_limit(plan, config)
+    after = {rsu: limit.bounded(part) for rsu, part in scene.items()}
     return after if free is None else {rsu: _where(free[rsu], part, scene[rsu]) for rsu, part in after.items()}
 
 

@@ -40,6 +40,7 @@ from recon.movie import render_camera
 from recon.refine import combined, spread
 from recon.refusal import AcceptanceConfig, sound_rows
 from recon.region import waypoint_region
+from recon.size_limit import SizeLimit
 from recon.trajectories import turntable
 from recon.views import View, placed
 
@@ -150,10 +151,22 @@ def test_no_fit_sends_what_a_limit_refuses_once_it_is_rounded(monkeypatch: pytes
     edge = cube().clone()
     edge.log_scales[0], edge.log_scales[1] = math.log(499.9), math.log(1.0001e-5)
     monkeypatch.setattr(clients.gaussian_client, "start", lambda *_: SimpleNamespace(gaussians=edge))
-    monkeypatch.setattr(clients.gaussian_client, "fit", lambda *_: None)
+    monkeypatch.setattr(clients.gaussian_client, "fit", lambda *_, **__: None)
     sent = decode_fit_reply(client().work(encode_fit(fit_request(max_gaussians=300)))).gaussians
     assert len(sent) >= 298
     assert sound_rows(sent, AcceptanceConfig()).all()
+
+
+def test_neither_fit_nor_refinement_makes_anything_larger_than_the_limit() -> None:
+    """Sizes travel as powers of e^(1/64): they may arrive half such a step larger."""
+    limit = SizeLimit(np.concatenate([EAST, WEST]), 1e-5, 0.08)
+    sent = client().fit(fit_request(limit=limit)).gaussians
+    assert 0.07 < float(sent.scales.max()) <= 0.08 * math.exp(1 / 128)
+    assert float(client().fit(fit_request()).gaussians.scales.max()) > 0.1
+    scene = limit.bounded(worse())
+    reply = client().refine(refine_request(scene, limit=limit))
+    after = combined(scene, [spread(reply.update, reply.rows, len(scene))])
+    assert float(after.scales.max()) <= 0.08 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("margin_m", [0.0, 0.4])

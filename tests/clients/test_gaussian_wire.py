@@ -70,6 +70,7 @@ from recon.compressed import (
 )
 from recon.gaussians import Gaussians
 from recon.refine import Update
+from recon.size_limit import SizeLimit
 from tests.fakes import TRAIN, train_request
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -109,6 +110,9 @@ def update_as_sent(reply: RefineReply, scene: Gaussians) -> RefineReply:
 
 def refine_reply(rows: tuple[int, ...] = (0, 2, 4), degree: int = 0) -> RefineReply:
     return RefineReply(torch.tensor(rows, dtype=torch.int64), update(len(rows), degree), 7, {"refine-cpu-s": 0.5})
+
+
+LIMIT = SizeLimit(WAY, 0.2, 4.0)
 
 
 def refine_request(**changed: Any) -> RefineRequest:
@@ -173,8 +177,9 @@ def test_a_similarity_is_quaternion_metres_and_scale() -> None:
 
 @pytest.mark.parametrize("margin_m", [0.0, 12.5, math.inf])
 def test_fit_there_and_back(margin_m: float) -> None:
-    request = FitRequest(WAY, WAY[:1] + 30, 40, 500, margin_m, 3, 2000)
-    same(decode_fit(over_wire(encode_fit(request))), request)
+    for limit in (None, LIMIT):
+        request = FitRequest(WAY, WAY[:1] + 30, 40, 500, margin_m, 3, 2000, limit)
+        same(decode_fit(over_wire(encode_fit(request))), request)
 
 
 @settings(max_examples=15, deadline=None)
@@ -228,7 +233,7 @@ def test_eleven_numbers_a_neighbour_are_all_that_an_alignment_sends() -> None:
 @pytest.mark.parametrize("teacher", [None, gaussians(5, 0, 6)])
 @pytest.mark.parametrize("report_quality", [False, True])
 def test_refine_there_and_back(teacher: Gaussians | None, report_quality: bool) -> None:
-    request = refine_request(teacher=teacher, report_quality=report_quality)
+    request = refine_request(teacher=teacher, report_quality=report_quality, limit=LIMIT if report_quality else None)
     wanted = replace(request, scene=as_sent(request.scene), teacher=None if teacher is None else as_sent(teacher))
     same(decode_refine(over_wire(encode_refine(request))), wanted)
 
@@ -275,12 +280,12 @@ def with_array(content: Any, name: str, values: ndarray) -> Any:
 
 
 REQUESTS = {
-    "fit": (decode_fit, encode_fit(FitRequest(WAY, WAY, 4, 9, 1.0, 0))),
+    "fit": (decode_fit, encode_fit(FitRequest(WAY, WAY, 4, 9, 1.0, 0, limit=LIMIT))),
     "align": (decode_align, encode_align(AlignRequest({"b": gaussians()}))),
-    "refine": (decode_refine, encode_refine(refine_request(teacher=gaussians(5, 0, 6)))),
+    "refine": (decode_refine, encode_refine(refine_request(teacher=gaussians(5, 0, 6), limit=LIMIT))),
     "judge": (decode_judge, encode_judge(judge_request())),
 }
-OPTIONAL = {"quality", "together", "teacher", "other:b", JOB}  # whose absence means something
+OPTIONAL = {"quality", "together", "teacher", "limit", "other:b", JOB}  # whose absence means something
 MISSING = [(job, name) for job, (_, full) in REQUESTS.items() for name in [*full.arrays, *full.config]]
 
 
@@ -294,12 +299,21 @@ def test_what_a_request_lacks_is_named(job: str, name: str) -> None:
 
 @pytest.mark.parametrize("value", [True, "12", "nan"])
 @pytest.mark.parametrize(
-    ("job", "name"), [("fit", "steps"), ("fit", "margin-m"), ("refine", "pace"), ("judge", "border-m")]
+    ("job", "name"),
+    [("fit", "steps"), ("fit", "margin-m"), ("refine", "pace"), ("refine", "size-m"), ("judge", "border-m")],
 )
 def test_a_setting_that_is_no_number_is_named(job: str, name: str, value: object) -> None:
     decode, full = REQUESTS[job]
     with pytest.raises(MessageError, match=f"lack the number '{name}'"):
         decode(TrainRequest(full.arrays, {**full.config, name: value}))  # type: ignore[dict-item]
+
+
+def test_a_limit_that_is_none_is_named() -> None:
+    full = REQUESTS["refine"][1]
+    with pytest.raises(MessageError, match="share and metres above 0"):
+        decode_refine(TrainRequest(full.arrays, {**full.config, "size-share": -1.0}))
+    with pytest.raises(MessageError, match="waypoints_m must be"):
+        decode_refine(with_array(full, "limit", np.zeros((0, 2))))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -18,6 +18,7 @@ from recon.movie import render_camera
 from recon.objective import LossWeights, view_loss
 from recon.optimizer import make_optimizer
 from recon.scene_scale import scene_scale
+from recon.size_limit import SizeLimit
 from recon.trajectories import turntable
 from recon.views import View, Views
 
@@ -130,6 +131,17 @@ def test_a_fit_that_is_done_stays_so() -> None:
     before = bits(state)
     assert fit(state, SMALL, views(), seconds=0, interrupted=lambda: True) == "steps"
     assert bits(state) == before
+
+
+def test_sizes_are_held_within_a_limit() -> None:
+    """The cube lies within 2 m of a waypoint: 5 cm at most. A limit that nothing reaches changes no bit."""
+    centre, wide, tight = np.zeros((1, 2)), start(guess(), SMALL, views()), start(guess(), SMALL, views())
+    assert start(guess(), SMALL, views()).gaussians.scales.max() > 0.06
+    fit(tight, SMALL, views(), limit=SizeLimit(centre, 0.01, 0.05))
+    most = SizeLimit(centre, 0.01, 0.05).largest_m(tight.gaussians.means)
+    assert (tight.gaussians.scales.amax(dim=1) <= most * (1 + 1e-6)).all()
+    fit(wide, SMALL, views(), limit=SizeLimit(centre, 100.0, 100.0))
+    assert bits(wide) == whole_fit()
 
 
 def test_every_step_is_reported() -> None:

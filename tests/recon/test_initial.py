@@ -288,24 +288,25 @@ def test_what_no_point_covers_lies_anywhere_behind_the_nearest_points() -> None:
     assert "; 300 where none of these is seen" in points.source
 
 
-def test_what_no_point_covers_may_begin_beyond_all_of_them() -> None:
-    """The left half of the image shows points 5 m away, but for its first column, which shows points at 20 m."""
+@pytest.mark.parametrize(("asked_m", "found_m"), [(1000.0, 1000.0), (1.0, 25.0)])
+def test_what_no_point_covers_may_start_on_one_shell(asked_m: float, found_m: float) -> None:
+    """The left half of the image shows points 5 m away; the shell is no nearer than five times that."""
     size_px = (96, 160)
     frame = make_frame(0.0, 0, size_px)
     row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
     rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 48) / FOCAL], axis=1)
-    sphere = np.where(column < 1, 20, 5)[:, None] * rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    points = initial_points([frame], 1000, known=cloud(sphere[column < 64]), near_share=1.0)
+    sphere = 5 * rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    points = initial_points([frame], 1000, known=cloud(sphere[column < 64]), far_m=asked_m)
     far = points.rgb[:, 1] >= 80
-    away_m = np.linalg.norm(points.xyz_world[far], axis=1)
-    assert 20 < away_m.min() < 20.1
-    assert 24 < away_m.max() < 25.1  # the shell: five times the 5 m within which 95 % lie
+    assert far.sum() == 300
+    np.testing.assert_allclose(np.linalg.norm(points.xyz_world[far], axis=1), found_m, rtol=1e-4)
+    assert "; 300 on the far shell" in points.source
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
-def test_the_share_of_near_points_is_checked(share: float) -> None:
-    with pytest.raises(ValueError, match="near_share is"):
-        initial_points([make_frame()], 10, source="random", near_share=share)
+@pytest.mark.parametrize("far_m", [-0.1, 0.0, np.nan, np.inf])
+def test_the_distance_of_the_shell_is_checked(far_m: float) -> None:
+    with pytest.raises(ValueError, match="far_m is"):
+        initial_points([make_frame()], 10, source="random", far_m=far_m)
 
 
 def test_nothing_far_where_points_cover_the_image() -> None:

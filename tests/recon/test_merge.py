@@ -19,7 +19,7 @@ from recon.distillation import opacity_distillation
 from recon.evaluate import mean_scores, score
 from recon.fit_config import FitConfig
 from recon.gaussians import Gaussians
-from recon.merge import Duplicates, Part, bounded, concat, faded, join_duplicates, merge, trim
+from recon.merge import Duplicates, Part, concat, faded, join_duplicates, merge, trim
 from recon.movie import render_camera
 from recon.objective import render_view
 from recon.refine import SEEN_PX, Update, blend_weights, combined, local_update, refine
@@ -94,16 +94,6 @@ def test_a_ramp_is_half_at_the_border() -> None:
     inside = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0])
     assert ramp(inside, 2.0).tolist() == [0, 0, 0.5, 0.75, 1]
     assert ramp(inside, 0.0).tolist() == [0, 0, 1, 1, 1]
-
-
-def test_what_is_near_may_not_be_large() -> None:
-    """A fifth of the way: 6 m at 30 m, 4 m at 10 m, for that any may have."""
-    sizes_m = torch.tensor([[9.0, 5.0, 0.1], [9.0, 3.0, 5.0], [6.0, 4.0, 1.0]])
-    row = replace(balls(np.zeros((3, 3))), log_scales=sizes_m.log())
-    found = bounded(row, torch.tensor([30.0, 10.0, 30.0]), 0.2, 4.0)
-    assert found.scales.tolist() == [pytest.approx(s, rel=1e-5) for s in ([6, 5, 0.1], [4, 3, 4], [6, 4, 1])]
-    assert bits(found.select(torch.tensor([2]))) == bits(row.select(torch.tensor([2])))
-    assert bits(replace(found, log_scales=row.log_scales)) == bits(row)
 
 
 def test_a_share_is_one_of_the_optical_depth() -> None:

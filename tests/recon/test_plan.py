@@ -56,13 +56,6 @@ def test_the_centre_of_a_stretch_is_the_mean_of_its_waypoints_on_the_ground() ->
     np.testing.assert_array_equal(stretch(waypoints_m=np.array([[1.0, 2], [3, 8]])).centre_m, [2, 5, 0])
 
 
-def test_how_far_away_a_place_is_from_all_waypoints() -> None:
-    # Waypoints at 0, 4, ... 38 m on the ground: 3 m beside 4 m and 4 m up; 6 m beyond 38 m and 8 m up.
-    places = torch.tensor([[4.0, 3.0, 4.0], [44.0, 0.0, 8.0], [14.0, 0.0, 0.0]])
-    assert PLAN.away_m(places).tolist() == pytest.approx([5.0, 10.0, 0.0])
-    assert len(PLAN.away_m(places[:0])) == 0
-
-
 def test_waypoints_of_others() -> None:
     assert sorted(PLAN.others_m("a")[:, 0]) == [10, 14, 18, 20, 24, 28, 30, 34, 38]
     assert PLAN.others_m("a", same_rsu=True)[:, 0].tolist() == [10, 14, 18]

@@ -18,6 +18,7 @@ from recon.gaussians import Gaussians
 from recon.movie import render_camera
 from recon.objective import render_view
 from recon.refine import Update, block_weights, combined, local_update, pooled, spread
+from recon.size_limit import SizeLimit
 from recon.trajectories import turntable
 from recon.views import View, placed, view_of
 
@@ -188,6 +189,17 @@ def test_bad_block_weights_are_named() -> None:
 
 def update_with(teacher: Gaussians | None, scene: Gaussians) -> Update:
     return local_update(scene, 0, views(), FitConfig(steps=12, cap=1000), 4.0, teacher=teacher)
+
+
+def test_an_update_keeps_sizes_within_a_limit() -> None:
+    """The largest ball may have what it has, and would grow; the others may have as much."""
+    scene, config = cube(), FitConfig(steps=12, cap=1000)
+    most_m = float(scene.scales.max())
+    free = local_update(scene, 0, views(), config, 4.0)
+    held = local_update(scene, 0, views(), config, 4.0, limit=SizeLimit(np.zeros((1, 2)), 1e-3, most_m))
+    after = [(scene.log_scales + update.changes["log_scales"]).exp().max() for update in (free, held)]
+    assert after[0] > 1.01 * most_m
+    assert after[1] <= most_m * (1 + 1e-5)
 
 
 def test_a_teacher_holds_back() -> None:

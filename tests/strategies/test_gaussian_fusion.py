@@ -291,7 +291,7 @@ def test_no_request_and_no_reply_holds_a_pose_or_an_image() -> None:
     sent = {
         key.partition("/")[0].partition(":")[0] for m in driven.grid.received(TRAIN) for key in decode_request(m).arrays
     }
-    assert sent == {"own", "others", "other", "scene", "world-from-own", "teacher"}
+    assert sent == {"own", "others", "limit", "other", "scene", "world-from-own", "teacher"}
 
 
 # Several rounds of alignment
@@ -367,7 +367,9 @@ def test_traffic_is_what_was_sent() -> None:
     sent = [houses(vehicle).transformed(world_from_own(vehicle).inverse()) for vehicle in "abcd"]
     fits = sum(len(compress_gaussians(part)) for part in sent)
     assert driven.rounds[0].traffic == Traffic(vehicle_up=fits, vehicle_down=driven.rounds[0].traffic.vehicle_down)
-    assert driven.rounds[0].traffic.vehicle_down == 4 * (10 + 30) * 2 * 8  # waypoints, own and others'
+    assert (
+        driven.rounds[0].traffic.vehicle_down == 4 * 2 * (10 + 30) * 2 * 8
+    )  # waypoints, own and others', and all for the limit
 
 
 def lift(scene: Gaussians, rows: torch.Tensor, seen_by: torch.Tensor) -> np.ndarray:
