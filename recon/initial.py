@@ -85,13 +85,13 @@ def initial_points(
     - "auto": the first of these that there is; structure from motion has to reach 3 images and 100 points.
 
     All but "random" add pixels that show what no point covers, so that the sky starts behind the scene: those of
-    infinite depth, or, without depth, of 16 x 16 px cells where neither they nor a neighbour hold a point. They are as
-    large a share of the result as of the pixels, at most 30 %. Those of infinite depth lie along their rays on a far
-    shell: at 20 times the radius of the cameras or 5 times the distance from the cameras' mean within which 95 % of the
-    points lie, whichever is more. The others may be sky, or the upper half of a house that the LiDAR did not reach:
-    their inverse distances are drawn evenly between the shell's and that of the nearest quarter of the points. Near
-    ones find house fronts above the scan where a fit is long; where it is short they hang in the air, and `far_m` has
-    all start on the shell.
+    infinite depth, or, without depth, of square cells (a twelfth of the height, 8 to 16 px) of which neither they nor a
+    neighbour hold a point. They are as large a share of the result as of the pixels, at most 30 %. Those of infinite
+    depth lie along their rays on a far shell: at 20 times the radius of the cameras or 5 times the distance from the
+    cameras' mean within which 95 % of the points lie, whichever is more. The others may be sky, or the upper half of a
+    house that the LiDAR did not reach: their inverse distances are drawn evenly between the shell's and that of the
+    nearest quarter of the points. Near ones find house fronts above the scan where a fit is long; where it is short
+    they hang in the air, and `far_m` has all start on the shell.
 
     Args:
         frames: with images and poses in one world; sizes may differ.

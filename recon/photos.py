@@ -10,7 +10,8 @@ from numpy import ndarray
 
 from geometry import Camera, Frame
 
-CELL_PX: Final = 16  # of the grid on which pixels are found that no point covers
+CELL_PX: Final = (8, 16)  # least and most, of the grid on which pixels are found that no point covers
+ROWS: Final = 12  # of that grid, in between
 COVERING: Final = 50_000  # points that are enough to decide it
 
 Mask = Bool[ndarray, "_ _"]  # [h, w]; images may differ in size
@@ -110,10 +111,11 @@ def uncovered(photos: Photos, xyz: Float[ndarray, "n 3"], rng: np.random.Generat
     for frame, usable in zip(photos.frames, photos.usable, strict=True):
         line, column = np.divmod(hits(frame.camera, some)[1], frame.camera.width_px)
         height, width = usable.shape
-        hit = np.zeros((-(-height // CELL_PX) + 2, -(-width // CELL_PX) + 2), bool)
-        hit[line // CELL_PX + 1, column // CELL_PX + 1] = True
+        cell_px = min(max(CELL_PX[0], height // ROWS), CELL_PX[1])
+        hit = np.zeros((-(-height // cell_px) + 2, -(-width // cell_px) + 2), bool)
+        hit[line // cell_px + 1, column // cell_px + 1] = True
         cells = np.lib.stride_tricks.sliding_window_view(hit, (3, 3)).any(axis=(2, 3))
-        covered = cells.repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)[:height, :width]
+        covered = cells.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[:height, :width]
         far.append(usable & ~covered)
     return far, sum(int(mask.sum()) for mask in photos.usable)
 

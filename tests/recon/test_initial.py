@@ -271,10 +271,10 @@ def test_far_shell_is_at_most_three_tenths() -> None:
 
 
 def test_what_no_point_covers_lies_anywhere_behind_the_nearest_points() -> None:
-    size_px = (96, 160)  # 6 x 10 cells
+    size_px = (96, 160)  # 12 x 20 cells of 8 px
     frame = make_frame(0.0, 0, size_px)
     row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
-    left = column < 64  # cells 0 to 3; their neighbours reach to column 80, half of the image
+    left = column < 72  # cells 0 to 8; their neighbours reach to column 80, half of the image
     rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 48) / FOCAL], axis=1)
     sphere = 5 * rays / np.linalg.norm(rays, axis=1, keepdims=True)  # all 5 m away, so the shell is at 25 m
     points = initial_points([frame], 1000, known=cloud(sphere[left]))
@@ -296,7 +296,7 @@ def test_what_no_point_covers_may_start_on_one_shell(asked_m: float, found_m: fl
     row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
     rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 48) / FOCAL], axis=1)
     sphere = 5 * rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    points = initial_points([frame], 1000, known=cloud(sphere[column < 64]), far_m=asked_m)
+    points = initial_points([frame], 1000, known=cloud(sphere[column < 72]), far_m=asked_m)
     far = points.rgb[:, 1] >= 80
     assert far.sum() == 300
     np.testing.assert_allclose(np.linalg.norm(points.xyz_world[far], axis=1), found_m, rtol=1e-4)
@@ -311,10 +311,12 @@ def test_the_distance_of_the_shell_is_checked(far_m: float) -> None:
 
 def test_nothing_far_where_points_cover_the_image() -> None:
     frame = make_frame(number=1)
-    points = initial_points([frame], 1000, known=cloud([[0, 5, 0], [-1.5, 5, 0], [1.5, 5, 0]]))
+    across, up = (np.arange(12.0, side, 24) for side in (WIDTH, HEIGHT))  # in every third cell of 8 px
+    places = [[(u - WIDTH / 2) / FOCAL * 5, 5, (HEIGHT / 2 - v) / FOCAL * 5] for u in across for v in up]
+    points = initial_points([frame], 1000, known=cloud(places))
     assert points.source.startswith("known points (")
     assert (points.rgb == 7).all()
-    assert len(points) == 3
+    assert len(points) == len(places) == 6
 
 
 def test_unseen_known_points_are_dropped() -> None:
