@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 ALONG_AND_BACK: Final = (0.0, math.pi)
+Neighbour = tuple[Gaussians, Budget]
+"""What another vehicle of the RSU sent, and what it might have."""
 _STEPS_A_PIXEL: Final = 1 << 20  # weights are summed as whole numbers, which no order of the views changes
 
 
@@ -62,7 +64,7 @@ def accept(
     budget: Budget,
     config: AcceptanceConfig,
     check_views: Sequence[View],
-    neighbours: Sequence[Gaussians] = (),
+    neighbours: Sequence[Neighbour] = (),
     *,
     backend: Backend = "auto",
 ) -> Accepted:
@@ -79,6 +81,7 @@ def accept(
         config: limits.
         check_views: of which only camera and size matter, see `recon.acceptance.check_views`.
         neighbours: what was accepted of other vehicles, best in the round before: then it matters not who came first.
+            With their budgets, for whoever may have more Gaussians than they in the same sight may have more a cell.
         backend: see `rasterize`.
 
     Raises:
@@ -94,7 +97,7 @@ def accept(
     clear = gaussians.detach().select(order)
     weights = weights_px(clear, check_views, backend)
     seen = weights >= config.weight_floor
-    typical = typical_count(neighbours, config.cell_m)
+    typical = typical_count(neighbours, config.cell_m, budget)
     most = math.inf if typical is None else max(math.floor(config.density_ratio * typical), 1)
     kept = seen.clone()
     kept[seen] = _rank_in_cell(clear.means[seen], weights[seen], config.cell_m) < most
@@ -129,14 +132,19 @@ def weights_px(gaussians: Gaussians, views: Sequence[View], backend: Backend = "
     return total.double() / _STEPS_A_PIXEL
 
 
-def typical_count(neighbours: Sequence[Gaussians], cell_m: float) -> float | None:
+def typical_count(neighbours: Sequence[Neighbour], cell_m: float, budget: Budget) -> float | None:
     """With how many a Gaussian of the neighbours shares its ground cell, itself among them; None if there is none.
 
-    The median over a neighbour's Gaussians, then over neighbours: less than half of these cannot move it far. It is no
-    median over cells, since most cells of a street lie far off and hold one or two.
+    The median over a neighbour's Gaussians, more by the factor by which the own budget is above the neighbour's; then
+    the median over neighbours: less than half of these cannot move it far. It is no median over cells, since most
+    cells of a street lie far off and hold one or two.
     """
-    medians = [float(np.median(_shared_by(part.means, cell_m).numpy())) for part in neighbours if len(part)]
-    return float(np.median(medians)) if medians else None
+    counts = [
+        float(np.median(_shared_by(part.means, cell_m).numpy())) * max(1.0, budget.gaussians / max(theirs.gaussians, 1))
+        for part, theirs in neighbours
+        if len(part)
+    ]
+    return float(np.median(counts)) if counts else None
 
 
 def check_views(

@@ -88,12 +88,13 @@ def accepted_parts(
     if config is None:
         return dict(parts), {}
     kept, dropped = {}, dict[str, int]()
+    budgets = {name: Budget.of(stretches[name].max_gaussians) for name in parts}
     for name, part in sorted(parts.items()):
         stretch = stretches[name]
-        neighbours = [other for key, other in parts.items() if key != name]
+        neighbours = [(other, budgets[key]) for key, other in parts.items() if key != name]
         views = check_views(stretch.waypoints_m) if len(np.unique(stretch.waypoints_m, axis=0)) > 1 else []
-        budget, limits = Budget.of(stretch.max_gaussians), _loosened(config.about(stretch.waypoints_m))
-        taken = accept(part, budget, limits if views else _sightless(limits), views, neighbours)
+        limits = _loosened(config.about(stretch.waypoints_m))
+        taken = accept(part, budgets[name], limits if views else _sightless(limits), views, neighbours)
         kept[name] = taken.gaussians
         for cause, count in taken.dropped.items():
             dropped[str(cause)] = dropped.get(str(cause), 0) + count

@@ -225,12 +225,21 @@ def test_weights_sum_to_what_is_covered() -> None:
 def test_typical_is_what_a_gaussian_sees() -> None:
     five = balls([[0.5, 0.5, 0]] * 3 + [[1.5, 0.5, 0], [2.5, 0.5, 0]])  # share cells of 1 m with 3, 3, 3, 1, 1
     two = balls([[0.5, 0.5, 0], [-0.5, 0.5, 0]])  # 1, 1
-    assert typical_count([five], 1.0) == 3
-    assert typical_count([five], 2.0) == 4  # four in the first cell
-    assert typical_count([five, two], 1.0) == 2
-    assert typical_count([five, two, two], 1.0) == 1
-    assert typical_count([five, Gaussians.empty()], 1.0) == 3
-    assert typical_count([Gaussians.empty()], 1.0) is None
+    five, two, none = ((part, Budget.of(8)) for part in (five, two, Gaussians.empty()))
+    assert typical_count([five], 1.0, Budget.of(8)) == 3
+    assert typical_count([five], 2.0, Budget.of(8)) == 4  # four in the first cell
+    assert typical_count([five, two], 1.0, Budget.of(8)) == 2
+    assert typical_count([five, two, two], 1.0, Budget.of(8)) == 1
+    assert typical_count([five, none], 1.0, Budget.of(8)) == 3
+    assert typical_count([none], 1.0, Budget.of(8)) is None
+
+
+def test_who_may_have_more_may_have_more_in_a_cell() -> None:
+    """A neighbour of a third of the budget counts three times; one of twice the budget as it is."""
+    one = balls([[0.5, 0.5, 0]])
+    assert typical_count([(one, Budget.of(10))], 1.0, Budget.of(30)) == 3
+    assert typical_count([(one, Budget.of(60))], 1.0, Budget.of(30)) == 1
+    assert typical_count([(one, Budget.of(60)), (one, Budget.of(10))], 1.0, Budget.of(30)) == 2
 
 
 def test_a_crowd_keeps_its_heaviest() -> None:
@@ -241,15 +250,18 @@ def test_a_crowd_keeps_its_heaviest() -> None:
     views = check_views(WAY, apart_m=20.0)[:1]
     upload = Gaussians.concat([crowd, others])
     weights = weights_px(upload, views)[:6]
-    found = accept(upload, Budget.of(8), config, views, [apart])
+    found = accept(upload, Budget.of(8), config, views, [(apart, Budget.of(8))])
     assert found.rows.tolist() == [*sorted(weights.topk(3).indices.tolist()), 6, 7]
     assert found.dropped == {"fog": 0, "unseen": 0, "crowded": 3}
     assert len(accept(upload, Budget.of(8), config, views).gaussians) == 8  # no neighbour, no crowd
-    assert len(accept(upload, Budget.of(8), replace(config, density_ratio=3), views, [apart]).gaussians) == 8
+    assert (
+        len(accept(upload, Budget.of(8), replace(config, density_ratio=3), views, [(apart, Budget.of(8))]).gaussians)
+        == 8
+    )
 
 
 def test_nothing_is_accepted_as_nothing() -> None:
-    found = accept(Gaussians.empty(), Budget.of(0), CONFIG, check_views(WAY), [street(5, 0)])
+    found = accept(Gaussians.empty(), Budget.of(0), CONFIG, check_views(WAY), [(street(5, 0), Budget.of(5))])
     assert len(found.gaussians) == 0
     assert found.dropped == {"fog": 0, "unseen": 0, "crowded": 0}
 
@@ -260,7 +272,7 @@ def test_never_more_than_the_budget(seed: int, count: int, floor: float, most: i
     config, upload = replace(CONFIG, weight_floor=floor, density_ratio=1.0, cell_m=4.0), street(count, seed)
     budget = Budget.of(most)
     try:
-        found = accept(upload, budget, config, check_views(WAY, apart_m=10.0), [street(20, seed + 1)])
+        found = accept(upload, budget, config, check_views(WAY, apart_m=10.0), [(street(20, seed + 1), budget)])
     except UploadRefusedError:
         assert count > most
         return
@@ -276,7 +288,7 @@ def test_no_order_matters(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     twice = street(count, seed)
     upload = Gaussians.concat([twice, twice.select(torch.arange(count // 2))])  # as copies have it: alike, and in place
-    parts, views = [street(n, seed + n) for n in (10, 25, 40)], check_views(WAY)
+    parts, views = [(street(n, seed + n), Budget.of(n)) for n in (10, 25, 40)], check_views(WAY)
     config = replace(CONFIG, weight_floor=2.0, density_ratio=0.8, cell_m=4.0)
     shuffle = torch.from_numpy(rng.permutation(len(upload)))
     turned = [views[index] for index in rng.permutation(len(views))]
