@@ -85,7 +85,7 @@ def initial_points(
     - "auto": the first of these that there is; structure from motion has to reach 3 images and 100 points.
 
     All but "random" add pixels that show what no point covers, so that the sky starts behind the scene: those of
-    infinite depth, or, without depth, of square cells (a twelfth of the height, 8 to 16 px) of which neither they nor a
+    infinite depth, or, without depth, of square cells (an eighth of the height, 8 to 16 px) of which neither they nor a
     neighbour hold a point. They are as large a share of the result as of the pixels, at most 30 %. Those of infinite
     depth lie along their rays on a far shell: at 20 times the radius of the cameras or 5 times the distance from the
     cameras' mean within which 95 % of the points lie, whichever is more. The others may be sky, or the upper half of a

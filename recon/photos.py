@@ -11,7 +11,7 @@ from numpy import ndarray
 from geometry import Camera, Frame
 
 CELL_PX: Final = (8, 16)  # least and most, of the grid on which pixels are found that no point covers
-ROWS: Final = 12  # of that grid, in between
+ROWS: Final = 8  # of that grid, in between
 COVERING: Final = 50_000  # points that are enough to decide it
 
 Mask = Bool[ndarray, "_ _"]  # [h, w]; images may differ in size

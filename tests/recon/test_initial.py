@@ -271,11 +271,11 @@ def test_far_shell_is_at_most_three_tenths() -> None:
 
 
 def test_what_no_point_covers_lies_anywhere_behind_the_nearest_points() -> None:
-    size_px = (96, 160)  # 12 x 20 cells of 8 px
+    size_px = (128, 160)  # 8 x 10 cells of 16 px
     frame = make_frame(0.0, 0, size_px)
     row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
-    left = column < 72  # cells 0 to 8; their neighbours reach to column 80, half of the image
-    rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 48) / FOCAL], axis=1)
+    left = column < 64  # cells 0 to 3; their neighbours reach to column 80, half of the image
+    rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 64) / FOCAL], axis=1)
     sphere = 5 * rays / np.linalg.norm(rays, axis=1, keepdims=True)  # all 5 m away, so the shell is at 25 m
     points = initial_points([frame], 1000, known=cloud(sphere[left]))
     far = points.rgb[:, 1] >= 80
@@ -291,12 +291,12 @@ def test_what_no_point_covers_lies_anywhere_behind_the_nearest_points() -> None:
 @pytest.mark.parametrize(("asked_m", "found_m"), [(1000.0, 1000.0), (1.0, 25.0)])
 def test_what_no_point_covers_may_start_on_one_shell(asked_m: float, found_m: float) -> None:
     """The left half of the image shows points 5 m away; the shell is no nearer than five times that."""
-    size_px = (96, 160)
+    size_px = (128, 160)
     frame = make_frame(0.0, 0, size_px)
     row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
-    rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 48) / FOCAL], axis=1)
+    rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 64) / FOCAL], axis=1)
     sphere = 5 * rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    points = initial_points([frame], 1000, known=cloud(sphere[column < 72]), far_m=asked_m)
+    points = initial_points([frame], 1000, known=cloud(sphere[column < 64]), far_m=asked_m)
     far = points.rgb[:, 1] >= 80
     assert far.sum() == 300
     np.testing.assert_allclose(np.linalg.norm(points.xyz_world[far], axis=1), found_m, rtol=1e-4)
