@@ -62,6 +62,7 @@ from recon.views import View, Views, placed
 
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
 SKY_M: Final = 1000.0  # where starts what no return covers: beyond the ways of all that are in sight
+RATES: Final = ("quats_lr", "log_scales_lr", "logit_opacities_lr", "sh_lr")  # of a fit, that `rate` is a share of
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
 
@@ -191,9 +192,9 @@ class GaussianClient:
         began_s = time.thread_time()
         views = [placed(view, request.world_from_own) for view in self.learned]
         log_gains, scale_m = observed_gains(request.scene, views), scene_scale(request.scene, views)
-        means_lr = FitConfig.means_lr * request.pace
-        rates: dict[str, Any] = {"means_lr": means_lr, "visible_only": True}
-        config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, **rates)
+        rates: dict[str, Any] = {name: request.rate * getattr(FitConfig, name) for name in RATES}
+        rates["means_lr"] = request.pace * FitConfig.means_lr
+        config = FitConfig(request.steps, max(len(request.scene), 1), seed=request.seed, visible_only=True, **rates)
         update = local_update(
             *(request.scene, request.round_number, views, config, scale_m),
             log_gains=log_gains,

@@ -146,13 +146,15 @@ def encode_refine(request: RefineRequest) -> TrainRequest:
     if request.teacher is not None:
         arrays[TEACHER] = compress_gaussians(request.teacher)
     numbers = {"steps": request.steps, "round-number": request.round_number, "seed": request.seed}
-    settings: dict[str, Scalar] = {JOB: REFINE, **numbers, "pace": request.pace, "quality": request.report_quality}
+    rates = {"pace": request.pace, "rate": request.rate}
+    settings: dict[str, Scalar] = {JOB: REFINE, **numbers, **rates, "quality": request.report_quality}
     return _with_limit(TrainRequest(arrays, settings), request.limit)
 
 
 def decode_refine(request: TrainRequest) -> RefineRequest:
     """Inverse of `encode_refine`; raises MessageError."""
-    steps, number, seed, pace = (_number(request, name) for name in ("steps", "round-number", "seed", "pace"))
+    numbers = [_number(request, name) for name in ("steps", "round-number", "seed", "pace", "rate")]
+    steps, number, seed, pace, rate = numbers
     return RefineRequest(
         scene=_expanded(expand_gaussians, request.arrays, SCENE),
         world_from_own=unpack_sim3(_array(request, "world-from-own")),
@@ -162,6 +164,7 @@ def decode_refine(request: TrainRequest) -> RefineRequest:
         seed=int(seed),
         teacher=_expanded(expand_gaussians, request.arrays, TEACHER) if TEACHER in request.arrays else None,
         report_quality=bool(request.config.get("quality", False)),
+        rate=rate,
         limit=_limit_of(request),
     )
 

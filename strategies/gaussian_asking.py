@@ -63,6 +63,7 @@ def refine_requests(
                 steps=max(1, round(config.refine_steps * plan[vehicle].views)),
                 round_number=number,
                 pace=config.pace_at(number),
+                rate=config.rate_at(number),
                 seed=config.seed,
                 teacher=None if teacher is None else teacher.select(there.rows),
                 report_quality=config.block_weighting,

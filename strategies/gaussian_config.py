@@ -20,6 +20,8 @@ class FusionConfig:
         refine_steps: of each round, per view.
         refine_step: how far the scene goes along the mean update, see `recon.refine.combined`.
         pace: first learning rate of the means in the refinement, as a share of a fit's; it falls in equal steps.
+        rate: first learning rate of all else, as a multiple of a fit's: a mean of vehicles moves less than each.
+            It falls in equal steps to half.
         momentum: share of the teacher that stays in a round; 0 for no teacher.
         block_weighting: have parties count more whose images the scene shows worse.
         blend_m: width of the band at borders.
@@ -52,6 +54,7 @@ class FusionConfig:
     refine_steps: float = 4.0
     refine_step: float = 1.5
     pace: float = 0.8
+    rate: float = 2.0
     momentum: float = 0.0
     block_weighting: bool = False
     blend_m: float = 2.0
@@ -75,10 +78,10 @@ class FusionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        steps = (self.fit_steps, self.refine_steps, self.refine_step, self.pace)
+        steps = (self.fit_steps, self.refine_steps, self.refine_step, self.pace, self.rate)
         positive = (*steps, self.size_share, self.size_m, self.sight_m, self.far_share, self.near_m)
         if not all(math.isfinite(value) and value > 0 for value in positive):
-            raise ValueError(f"steps, pace and distances of a fusion must be positive and finite, got {self}")
+            raise ValueError(f"steps, pace, rate and distances of a fusion must be positive and finite, got {self}")
         if (
             min(self.refine_rounds, self.landmarks) < 0
             or min(self.blend_m, self.border_m, self.align_margin_m, self.felt_near_m) < 0
@@ -95,8 +98,14 @@ class FusionConfig:
 
     def pace_at(self, refine_round: int) -> float:
         """Pace of a round of the refinement, from 0: in equal steps down to an eighth of the first."""
-        done = refine_round / max(self.refine_rounds - 1, 1)
-        return self.pace * (1 - 0.875 * done)
+        return self.pace * (1 - 0.875 * self._done(refine_round))
+
+    def rate_at(self, refine_round: int) -> float:
+        """Rate of a round of the refinement, from 0: in equal steps down to half of the first."""
+        return self.rate * (1 - 0.5 * self._done(refine_round))
+
+    def _done(self, refine_round: int) -> float:
+        return refine_round / max(self.refine_rounds - 1, 1)
 
     def step_at(self, refine_round: int) -> float:
         """`refine_step`, and 1 in the last round, after which nobody corrects what went too far."""

@@ -335,6 +335,14 @@ def test_a_slower_pace_moves_less() -> None:
     assert moved[1] < 0.5 * moved[0]
 
 
+def test_a_higher_rate_changes_all_but_the_means_more() -> None:
+    """In one step Adam moves each number by its learning rate."""
+    once, twice = (client().refine(refine_request(worse(), steps=1, rate=rate)).update.changes for rate in (1.0, 2.0))
+    for name in ("log_scales", "logit_opacities", "sh"):
+        assert float(twice[name].norm()) == pytest.approx(2 * float(once[name].norm()), rel=1e-3)
+    assert float(twice["means"].norm()) == pytest.approx(float(once["means"].norm()), rel=1e-6)
+
+
 def test_a_request_is_left_alone() -> None:
     scene = worse()
     before = bits(scene)

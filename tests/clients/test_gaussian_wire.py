@@ -117,7 +117,7 @@ LIMIT = SizeLimit(WAY, 0.2, 4.0)
 
 def refine_request(**changed: Any) -> RefineRequest:
     values: dict[str, Any] = {"scene": gaussians(), "world_from_own": sim3(), "steps": 12, "round_number": 3}
-    return RefineRequest(**{**values, "pace": 0.8, "seed": 9, **changed})
+    return RefineRequest(**{**values, "pace": 0.8, "rate": 1.5, "seed": 9, **changed})
 
 
 def judge_request() -> JudgeRequest:

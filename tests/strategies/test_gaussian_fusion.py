@@ -981,6 +981,14 @@ def test_inputs_of_the_config_are_checked() -> None:
         FusionConfig(pace=math.nan)
 
 
+def test_the_rate_falls_in_equal_steps_to_half() -> None:
+    config = FusionConfig(refine_rounds=3, rate=2.0)
+    assert [config.rate_at(k) for k in range(3)] == pytest.approx([2.0, 1.5, 1.0])
+    assert FusionConfig(refine_rounds=1, rate=2.0).rate_at(0) == 2.0
+    with pytest.raises(ValueError, match="steps, pace, rate and distances"):
+        FusionConfig(rate=0.0)
+
+
 def test_pace_falls_in_equal_steps_to_an_eighth() -> None:
     config = FusionConfig(refine_rounds=3, pace=0.8)
     assert [config.pace_at(k) for k in range(3)] == pytest.approx([0.8, 0.45, 0.1])
