@@ -47,7 +47,7 @@ from strategies.gaussian_state import FusionState
 
 SEEDS = (31, 32, 33)
 FULL = SurveyRequest(size_px=(192, 256))
-QUICK = SurveyRequest(size_px=(96, 128), part=0.6, rsus=2, vehicles=4, gaussians_per_view=150)
+QUICK = SurveyRequest(size_px=(96, 128), part=0.8, rsus=2, vehicles=4, gaussians_per_view=150)
 POISON_PX: Final = (128, 192)
 QUICK_POISON: Final[dict[str, Any]] = {"size_px": (64, 96), "part": 0.2}
 KEPT = 0.85  # of the uploads, after borders are trimmed: what the centralised fit may have

@@ -91,7 +91,7 @@ def initial_points(
     cameras' mean within which 95 % of the points lie, whichever is more. The others may be sky, or the upper half of a
     house that the LiDAR did not reach: their inverse distances are drawn evenly between the shell's and that of the
     nearest quarter of the points. Near ones find house fronts above the scan where a fit is long; where it is short
-    they hang in the air, and `far_m` has all start on the shell.
+    they hang in the air: with `far_m` half of them start on the shell, the others beyond the farthest point.
 
     Args:
         frames: with images and poses in one world; sizes may differ.
@@ -100,7 +100,7 @@ def initial_points(
         known: xyz in the world [n, 3] and rgb [n, 3].
         seed: of all draws.
         ignore: pixels that are not to be used, such as those of moving objects.
-        far_m: distance, at least, of the shell that all pixels that no point covers start on; None spreads them.
+        far_m: distance of the shell, at least, see above; None leaves it where it is and spreads all.
 
     Raises:
         ValueError: a frame without image or with NaN or negative depth, a source that was asked for by name and is not
@@ -244,18 +244,21 @@ def _choose(photos: Photos, pool: _Pool, count: int, far_m: float | None, rng: n
     far_count = count - near_count if len(rows) == near_count else round(share / (1 - share) * len(rows))
     if far_count:
         pixels = photos.draw(pool.far, far_count, rng)
-        nearest_m, shell_m = _beyond(np.linalg.norm(xyz - centre, axis=1), radius_m)
-        shell_m, together = max(shell_m, far_m or 0.0), pool.infinite or far_m is not None
-        inverse = np.ones(len(pixels[0])) if together else rng.uniform(1, shell_m / nearest_m, len(pixels[0]))
+        distance_m, inverse = np.linalg.norm(xyz - centre, axis=1), np.ones(len(pixels[0]))
+        nearest_m, shell_m = _beyond(distance_m, radius_m, NEAR_SHARE if far_m is None else 1.0)
+        shell_m = max(shell_m, far_m or 0.0)
+        if not pool.infinite:
+            spread = slice(None) if far_m is None else slice(None, None, 2)
+            inverse[spread] = rng.uniform(1, shell_m / nearest_m, len(inverse[spread]))
         parts.append(photos.lift(pixels, shell_m / inverse, along_ray=True))
-        label += f"; {len(pixels[0])} " + ("on the far shell" if together else "where none of these is seen")
+        label += f"; {len(pixels[0])} " + ("on the far shell" if pool.infinite else "where none of these is seen")
     chosen = joined(parts)
     return InitialPoints(chosen[0].astype(np.float32), chosen[1], label)
 
 
-def _beyond(distance_m: Float[ndarray, "n"], radius_m: float) -> tuple[float, float]:
-    """Where what no point covers may lie: from the nearest quarter of the points to the far shell, metres."""
-    nearest_m, most_m = np.quantile(distance_m, [NEAR_SHARE, MOST_SHARE])
+def _beyond(distance_m: Float[ndarray, "n"], radius_m: float, near_share: float) -> tuple[float, float]:
+    """Where what no point covers may lie: from the nearest share of the points to the far shell, metres."""
+    nearest_m, most_m = np.quantile(distance_m, [near_share, MOST_SHARE])
     far_m = max(FAR_RADII * radius_m, FAR_DISTANCES * most_m)
     return float(np.clip(nearest_m, 1e-3 * far_m, far_m)), float(far_m)
 

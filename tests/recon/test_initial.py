@@ -288,19 +288,24 @@ def test_what_no_point_covers_lies_anywhere_behind_the_nearest_points() -> None:
     assert "; 300 where none of these is seen" in points.source
 
 
-@pytest.mark.parametrize(("asked_m", "found_m"), [(1000.0, 1000.0), (1.0, 25.0)])
-def test_what_no_point_covers_may_start_on_one_shell(asked_m: float, found_m: float) -> None:
-    """The left half of the image shows points 5 m away; the shell is no nearer than five times that."""
+@pytest.mark.parametrize(("asked_m", "shell_m"), [(1000.0, 1000.0), (1.0, 25.0)])
+def test_half_of_what_no_point_covers_may_start_on_the_shell(asked_m: float, shell_m: float) -> None:
+    """The left half of the image shows points 5 m away, but for one of 8 m; the shell is no nearer than 25 m."""
     size_px = (128, 160)
     frame = make_frame(0.0, 0, size_px)
     row, column = (axis.ravel() + 0.5 for axis in np.indices(size_px))
     rays = np.stack([(column - 80) / FOCAL, np.ones(row.shape), -(row - 64) / FOCAL], axis=1)
     sphere = 5 * rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    sphere[0] *= 8 / 5
     points = initial_points([frame], 1000, known=cloud(sphere[column < 64]), far_m=asked_m)
     far = points.rgb[:, 1] >= 80
-    assert far.sum() == 300
-    np.testing.assert_allclose(np.linalg.norm(points.xyz_world[far], axis=1), found_m, rtol=1e-4)
-    assert "; 300 on the far shell" in points.source
+    away_m = np.linalg.norm(points.xyz_world[far], axis=1)
+    on_shell = np.isclose(away_m, shell_m, rtol=1e-4)
+    assert (len(away_m), on_shell.sum()) == (300, 150)
+    assert 8 - 1e-3 < away_m.min() < 8.2
+    inverse = 1 / away_m[~on_shell]
+    assert inverse.mean() == pytest.approx((1 / shell_m + 1 / 8) / 2, rel=0.1)
+    assert "; 300 where none of these is seen" in points.source
 
 
 @pytest.mark.parametrize("far_m", [-0.1, 0.0, np.nan, np.inf])
