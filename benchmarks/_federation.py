@@ -12,7 +12,7 @@ from fit import THRESHOLD_M, surface, warm_up
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.gaussian_client import SKY_M, GaussianClient
+from clients.gaussian_client import GaussianClient
 from clients.gaussian_messages import JudgeRequest
 from clients.gaussian_wire import encode_judge
 from clients.messages import EvaluateReply, decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
@@ -143,7 +143,7 @@ def _app(clients: list[GaussianClient]) -> ClientApp:
 
 
 def centralised(survey: Survey, config: FusionConfig, cap: int) -> Outcome:
-    """All images in one place, with the steps that all vehicles take together."""
+    """All images in one place, with the steps that all vehicles take together; it starts as `convoy recon fit` does."""
     held_back = set(survey.judged)
     train = [survey.frames[index] for index in range(len(survey.frames)) if index not in held_back]
     ignore = survey.vehicles[0].ignore
@@ -152,7 +152,7 @@ def centralised(survey: Survey, config: FusionConfig, cap: int) -> Outcome:
     settings = FitConfig(steps, cap, visible_only=True)
     warm_up()
     began_s = time.process_time()
-    points = initial_points(train, settings.start_points, seed=0, ignore=ignore, far_m=SKY_M)
+    points = initial_points(train, settings.start_points, seed=0, ignore=ignore)
     state = start(points.gaussians(), settings, views)
     fit(state, settings, views)
     cpu_s = time.process_time() - began_s

@@ -61,7 +61,7 @@ from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
 
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
-SKY_M: Final = 1000.0  # where starts what no return covers: beyond the ways of all that are in sight
+SKY_M: Final = 1000.0  # see `initial_points`: where skies start, beyond the ways of all that are in sight
 RATES: Final = ("quats_lr", "log_scales_lr", "logit_opacities_lr", "sh_lr")  # of a fit, that `rate` is a share of
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
