@@ -116,7 +116,7 @@ class RefineRequest:
         world_from_own: where the vehicle's world lies.
         steps: of Adam.
         round_number: of the refinement, from 0.
-        pace, rate: learning rates of the means, and of all else, as shares of a fit's.
+        pace, rate: learning rates of the means, and of all else, as multiples of a fit's.
         seed: of the order of images.
         teacher: a smoothed scene to stay near, or None.
         report_quality: whether to measure how well the scene shows the vehicle's images.

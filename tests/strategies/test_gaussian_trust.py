@@ -279,6 +279,8 @@ def test_a_crowd_beside_sparse_neighbours_is_thinned() -> None:
     assert len(kept["b"]) < len(crowd) / 2
     assert dropped["crowded"] >= len(crowd) / 2
     assert len(kept["a"]) == len(kept["c"]) == 40
+    slow = {name: replace(stretches[name], max_gaussians=50) for name in "ac"}  # a twentieth of b's
+    assert len(accepted_parts(parts, {**stretches, **slow}, LIMITS)[0]["b"]) > 2 * len(kept["b"])
 
 
 def test_the_order_of_parts_does_not_matter() -> None:
