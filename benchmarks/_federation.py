@@ -66,15 +66,13 @@ class Federation:
 
     def judged(self, scene: Gaussians) -> dict[str, float]:
         """What vehicles say of a scene."""
-        rows = [self._judged_by(vehicle, scene) for vehicle in sorted(self.state.world_from)]
-        return mean_metrics([row for row in rows if row is not None])
+        return mean_metrics(self._judged_by(vehicle, scene) for vehicle in sorted(self.state.world_from))
 
-    def _judged_by(self, vehicle: str, scene: Gaussians) -> EvaluateReply | None:
+    def _judged_by(self, vehicle: str, scene: Gaussians) -> EvaluateReply:
         plan = self.strategy.plan
         places = (plan[vehicle].waypoints_m, plan.others_m(vehicle))
         request = JudgeRequest(scene, self.state.world_from[vehicle], *places, self.strategy.config.border_m)
-        client = self.clients[vehicle]
-        return client.judge(encode_judge(request)) if len(client.judged) else None
+        return self.clients[vehicle].judge(encode_judge(request))
 
     def outcome(self, scene: Gaussians, cpu_s: float) -> Outcome:
         """With what vehicles say, and the surface."""

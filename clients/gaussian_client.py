@@ -206,10 +206,10 @@ class GaussianClient:
         return RefineReply(rows, seen, len(views), {"refine-cpu-s": time.thread_time() - began_s, **metrics})
 
     def judge(self, content: TrainRequest) -> EvaluateReply:
-        """Score the scene at the images that were held back; those near a border once more apart."""
+        """Score the scene at the images that were held back, if any; those near a border once more apart."""
         request = decode_judge(content)
         if not len(self.judged):
-            raise MessageError(f"{self.frames.vehicle} holds no images back; it cannot judge")
+            return EvaluateReply(0)
         views, learned = ([placed(v, request.world_from_own) for v in each] for each in (self.judged, self.learned))
         log_gains = gains_between(observed_gains(request.scene, learned), learned, views)
         scores = score(request.scene, views, log_gains)
@@ -232,7 +232,7 @@ def as_taken(gaussians: Gaussians, limits: AcceptanceConfig) -> Gaussians:
 
 
 def showing(other: Gaussians, views: Sequence[View], most: int = ALIGN_VIEWS) -> list[View]:
-    """The views of which others' Gaussians cover the largest shares, in order; none with less than a seventh."""
+    """The views of which others' Gaussians cover the largest shares, in order; none with less than `ALIGN_SHARE`."""
     shares = [covered_share(other, view) for view in views]
     best = sorted(range(len(views)), key=lambda index: -shares[index])[:most]
     return [views[index] for index in sorted(best) if shares[index] >= ALIGN_SHARE]

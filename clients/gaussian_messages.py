@@ -32,7 +32,8 @@ class FitRequest:
         own_m, others_m: planned waypoints, which say where the vehicle's region ends.
         steps: of the fit.
         max_gaussians: budget.
-        margin_m: what lies farther outside the region than this is not to be sent; infinity sends all.
+        margin_m: what lies farther outside the region than this, see `waypoint_region`, is not to be sent; infinity
+            sends all.
         seed: of the fit.
         landmarks: the most points on surfaces that are wanted, see `recon.landmarks`; 0 wants none.
         limit: how large Gaussians may be; None for as large as they like.

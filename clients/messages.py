@@ -7,7 +7,7 @@ The records are named as Flower's own strategies name them ("arrays", "config", 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import flwr.app as flower
 import numpy as np
@@ -20,6 +20,7 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 ARRAYS, CONFIG, METRICS, NUM_EXAMPLES = "arrays", "config", "metrics", "num-examples"
 HELLO_ACTION = "query.hello"
+LARGEST = 10**15  # of any count or measured number that is believed
 
 
 class MessageError(ValueError):
@@ -106,9 +107,24 @@ def to_record(arrays: Mapping[str, ndarray]) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord) -> Arrays:
-    """Arrays of a record, read-only where they are shared. Order of the keys is kept."""
+    """Arrays of a record, read-only where they are shared. Order of the keys is kept.
+
+    Raises:
+        MessageError: bytes that hold no array.
+    """
     stored = dict(record.__dict__["_data"])
-    return {name: value if isinstance(value, ndarray) else value.numpy() for name, value in stored.items()}
+    return {name: value if isinstance(value, ndarray) else _loaded(name, value) for name, value in stored.items()}
+
+
+def _loaded(name: str, value: flower.Array) -> ndarray:
+    """The array that bytes from elsewhere hold; damaged ones make numpy raise errors of a dozen kinds."""
+    try:
+        values = value.numpy()
+    except Exception as error:
+        raise MessageError(f"array {name!r} cannot be read: {type(error).__name__}: {error}") from None
+    if not isinstance(values, ndarray):
+        raise MessageError(f"array {name!r} is a {type(values).__name__}, not one array in .npy format")
+    return values
 
 
 def count_bytes(arrays: Mapping[str, ndarray]) -> int:
@@ -166,7 +182,7 @@ def decode_request(message: Message) -> TrainRequest:
     """Request of a train or evaluate message.
 
     Raises:
-        MessageError: the array record is missing.
+        MessageError: the array record is missing or damaged.
     """
     record, config = message.content.get(ARRAYS), message.content.get(CONFIG)
     if not isinstance(record, ArrayRecord):
@@ -184,7 +200,7 @@ def decode_train_reply(message: Message) -> TrainReply:
     """Train reply of a message that has content.
 
     Raises:
-        MessageError: not exactly one ArrayRecord and one MetricRecord, or no scalar "num-examples".
+        MessageError: not exactly one ArrayRecord and one MetricRecord, a damaged array, or no scalar "num-examples".
     """
     arrays = _only(message.content, ArrayRecord)
     num_examples, metrics = _split_metrics(message)
@@ -227,9 +243,14 @@ def _checked_content(records: dict[str, ArrayRecord | ConfigRecord | MetricRecor
 def _split_metrics(message: Message) -> tuple[int, dict[str, float]]:
     metrics = dict(_only(message.content, MetricRecord))
     num_examples = metrics.pop(NUM_EXAMPLES, None)
-    if type(num_examples) is not int:
+    if type(num_examples) is not int or abs(num_examples) > LARGEST:
         raise MessageError(f"'{NUM_EXAMPLES}' must be a whole number, got {num_examples!r}")
-    return num_examples, {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return num_examples, {name: value for name, value in metrics.items() if _sane(value)}
+
+
+def _sane(value: object) -> TypeGuard[float]:
+    """Whether it is a number that arithmetic bears; NaN, which says that nothing was measured, is one."""
+    return isinstance(value, int | float) and not abs(value) > LARGEST
 
 
 def _only(content: RecordDict, kind: type[Record]) -> Record:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clients.gaussian_messages import LIDAR
 from fl_app.history import History
@@ -65,7 +66,8 @@ def judged_line(report: EvaluateReport) -> str:
     """What vehicles measured of a scene, in one line."""
     m = report.metrics
     border = f", {m['border-psnr-db']:.2f} dB near borders ({m['border-views']:.0f})" if "border-psnr-db" in m else ""
-    return f"  held-out images: {m.get('psnr-db', float('nan')):.2f} dB{border}"
+    lost = f", lost {len(report.losses)}" if report.losses else ""
+    return f"  held-out images: {m.get('psnr-db', float('nan')):.2f} dB{border}{lost}"
 
 
 def cloud_table(history: History) -> Table:
@@ -109,7 +111,7 @@ def losses_table(losses: Mapping[str, Mapping[str, int]]) -> Table:
         table.add_column(name)
     for vehicle, causes in losses.items():
         for cause, times in causes.items():
-            table.add_row(vehicle, cause, str(times))
+            table.add_row(Text(vehicle), Text(cause), str(times))  # a vehicle chose its name: it is no markup
     return table
 
 

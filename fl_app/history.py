@@ -31,6 +31,8 @@ def round_row(report: RoundReport) -> dict[str, float]:
 def evaluate_row(report: EvaluateReport) -> dict[str, float]:
     """What the vehicles measured, as named numbers."""
     row = {f"vehicles/{name}": value for name, value in report.metrics.items()}
+    if report.losses:
+        row["vehicles/lost"] = len(report.losses)
     return row | _nested("rsu", report.rsu_metrics) | _nested("vehicle", report.vehicle_metrics)
 
 

@@ -167,14 +167,28 @@ def open_run(config: RunConfig) -> Run:
     tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
     task = task_of(config)
     fleet = fleet_of(task)
-    name = config.run_name or f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
-    folder = make_folder(Path(config.resume) if config.resume else output_dir / name)
+    name = f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
+    folder = run_folder(config, name)
     (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
     holdout = make_samples(fleet.holdout, task.size_px)
     tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
     state = saved.state if saved else RunState(_first_arrays(config, folder))
     history = History.read(folder / "metrics.csv", state.round) if saved else History()
     return Run(config, folder, task, fleet, holdout, state, history, tracker, began_s)
+
+
+def run_folder(config: RunConfig, name: str) -> Path:
+    """That of the run to go on with; else a new one, of this name if the config has none.
+
+    Raises:
+        RunFailed: it cannot be used, or holds a run that would be mixed up with this one.
+    """
+    if config.resume:
+        return make_folder(Path(config.resume))
+    folder = Path(config.output_dir) / (config.run_name or name)
+    if (folder / checkpoint.CHECKPOINT).exists():
+        raise RunFailed(f"run-name: {folder} holds a run; go on with it by --resume {folder}, or take another name")
+    return make_folder(folder)
 
 
 def make_folder(folder: Path) -> Path:

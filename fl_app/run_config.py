@@ -32,7 +32,11 @@ class RunConfig(SceneFields):
     """A federated run, field by field as in `[tool.flwr.app.config]` (there with dashes)."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, alias_generator=lambda name: name.replace("_", "-")
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
     )
 
     task: Literal["perception", "reconstruction"] = "perception"

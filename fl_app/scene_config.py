@@ -28,7 +28,7 @@ class SceneFields(BaseModel):
     refine_steps: float = Field(4.0, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     block_weighting: bool = False
-    margin_m: float = Field(1000.0, ge=0)
+    margin_m: float = Field(1000.0, ge=0, allow_inf_nan=True)
     sight_m: float = Field(100.0, gt=0)
     regions: str = ""
     without: str = ""

@@ -17,7 +17,7 @@ from clients.gaussian_messages import ALIGN
 from fl_app import checkpoint, console
 from fl_app.history import History, evaluate_row, fusion_row
 from fl_app.holdings import replanned, survey_of
-from fl_app.run import RunFailed, make_folder
+from fl_app.run import RunFailed, make_folder, run_folder
 from fl_app.run_config import RunConfig
 from fl_app.scene_leakage import leakage_row, leakages
 from fl_app.scene_report import write_report
@@ -37,6 +37,7 @@ from strategies.report import EvaluateReport
 
 logger = logging.getLogger("convoy")
 SCENE, REGIONS = "scene.ply", "regions"
+JUDGED = "vehicles/psnr-db"
 
 
 @dataclass
@@ -73,9 +74,15 @@ class SceneRun:
             console.say(f"  no link joins to a known place, and left as positioned: {', '.join(report.unplaced)}")
 
     def on_evaluate(self, report: EvaluateReport) -> None:
-        """Log what the vehicles measured."""
+        """Log what the vehicles measured, and save it: a resume would not know it otherwise."""
         self._log(report.round, evaluate_row(report))
+        self._save_checkpoint()
         console.say(console.judged_line(report))
+
+    @property
+    def lacks_judgement(self) -> bool:
+        """Whether there is a scene that nobody has judged: a run was broken off just then."""
+        return bool(self.state.scene) and JUDGED not in self.history.rows.get(self.state.round, {})
 
     def finish(self) -> None:
         """Leave scene, pictures and report behind; raise RunFailed when nothing came to the scene."""
@@ -158,6 +165,8 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
     status = "FAILED"
     try:
         rounds_left = config.fusion.num_rounds - run.state.round
+        if run.lacks_judgement:
+            strategy.judge(grid, config.deadline_s)
         if rounds_left > 0:
             strategy.start(grid, ArrayRecord(), num_rounds=rounds_left, timeout=config.deadline_s)
         else:
@@ -169,7 +178,9 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        console.say(f"interrupted; go on with: flower-simulation --resume {run.folder}")
+        kept = (run.folder / checkpoint.CHECKPOINT).exists()
+        how = f"go on with: flower-simulation --resume {run.folder}" if kept else "no round was saved yet"
+        console.say(f"interrupted; {how}")
         raise
     finally:
         close(run, status)
@@ -186,8 +197,8 @@ def open_run(config: RunConfig) -> SceneRun:
     began_s = time.monotonic()
     survey = survey_of(replanned(config.survey, state.missing))
     tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
-    name = config.run_name or f"scene-{datetime.now():%m%d-%H%M%S}"
-    folder = make_folder(Path(config.resume) if config.resume else output_dir / name)
+    name = f"scene-{datetime.now():%m%d-%H%M%S}"
+    folder = run_folder(config, name)
     (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
     tracker.begin(folder.name, config.as_flower(), tracking_run_id)
     history = History.read(folder / "metrics.csv", state.round) if config.resume else History()

@@ -28,6 +28,8 @@ STREET: Final = (
     "slowed",
 )
 """What says which street is rebuilt and who covers what, as `SurveyRequest` has it, but for the regions."""
+FITTED: Final = ("fit-steps", "margin-m", "landmarks")
+"""What decided over uploads that are there already."""
 
 
 def resumed(config: RunConfig) -> tuple[FusionState, str]:
@@ -35,10 +37,12 @@ def resumed(config: RunConfig) -> tuple[FusionState, str]:
 
     Raises:
         CheckpointError: there is no such run, or it is damaged or none of a reconstruction.
-        DataError: it rebuilds another street or other regions, or has aligned in other rounds.
+        DataError: it rebuilds another street or other regions, or has fitted or aligned in another way.
     """
     saved, state = read_state(Path(config.resume))
     _check_same("resume", config.resume, saved.config, config, (*STREET, "regions", "add-to"))
+    if state.round:
+        _check_same("resume", config.resume, saved.config, config, FITTED)
     if state.round > 1:
         _check_same("resume", config.resume, saved.config, config, ("align-rounds",))
     return state, saved.tracking_run_id

@@ -226,13 +226,12 @@ def _overrides(run_config: list[str], data: str, task: str, resume: str, add_reg
     if add_region:
         if not resume:
             raise UsageError("--add-region: say with --resume which reconstruction is to get it")
-        fresh = {"resume": "", "run-name": "", "add-to": resume, "regions": add_region}
-        config = {**_resumed_config(Path(resume)), **given, **fresh}
-        if config.get("task") != "reconstruction":
+        before = _resumed_config(Path(resume), data, task)
+        if before.get("task") != "reconstruction":
             raise UsageError(f"--add-region: {resume} is no reconstruction; name the folder of one with --resume")
-        return config
+        return {**before, "run-name": "", **given, "resume": "", "add-to": resume, "regions": add_region}
     if resume:
-        return {**_resumed_config(Path(resume)), **given, "resume": resume}
+        return {**_resumed_config(Path(resume), data, task), **given, "resume": resume}
     chosen = TASK_DEFAULTS[task] if task else {}
     if data:
         suited = {} if given.get("task", task) == "reconstruction" else DATA_DEFAULTS[data]
@@ -251,12 +250,17 @@ def _vehicles(config: Mapping[str, Any]) -> Any:
     return parse({**config, "vehicles": count, "rsus": rsus}).fusion.vehicles
 
 
-def _resumed_config(folder: Path) -> dict[str, Any]:
+def _resumed_config(folder: Path, data: str, task: str) -> dict[str, Any]:
+    """The run config of an earlier run, whose data and task nobody may ask to change."""
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UsageError(f"--resume {folder}: no run to go on with ({path}: {error})") from error
+    for option, value, there in (("--data", data, config.get("data")), ("--task", task, config.get("task"))):
+        if value and value != there:
+            raise UsageError(f"{option} {value}: {folder} was run with {there}; leave it out, or start another run")
+    return config
 
 
 def _backend_settings(text: str, ray_address: str) -> dict[str, Any]:

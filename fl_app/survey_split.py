@@ -1,4 +1,4 @@
-"""Which vehicle is to drive which part of a street: a first division, and one with few changes when some are missing.
+"""Which vehicle is to drive which part of a street: a first division, and one near to it when some are missing.
 
 The boundaries between roadside units (RSUs) are moved by `recon.partition.shift_boundaries`; those between the vehicles
 of one are the exact partition. Whoever falls out or slows down is made up for by `recon.partition.replan`.
@@ -133,11 +133,11 @@ def split(centres_m: Float[ndarray, "n 2"], vehicles: int, rsus: int, speed_rati
 
 
 def split_again(before: Split, without: Collection[str], slowed: Mapping[str, float]) -> Split:
-    """The fewest frames change hands, first between RSUs, then between the vehicles of each.
+    """Frames move the least, first between RSUs, then between the vehicles of each.
 
-    Where vehicles are gone, these are the frames that they had, and others only if balance asks for it. The last one
-    takes at most `SLACK` more than in the best plan. An RSU without vehicles falls out, and so does whoever would be
-    given no frame.
+    Nobody has driven yet, so that stretches must stay in one piece: who drives beside one that is gone takes of its
+    frames, and passes others on. The last one takes at most `SLACK` more than in the best plan. An RSU without vehicles
+    falls out, and so does whoever would be given no frame.
 
     Args:
         before: while all were there, and as fast as planned.
@@ -155,7 +155,8 @@ def split_again(before: Split, without: Collection[str], slowed: Mapping[str, fl
     problem = Problem.of(before.problem.cameras_m, [_rsu(name, places[name], teams[name]) for name in sorted(teams)])
     rsu_of = before.rsu_of
     left = {worker.name for team in teams.values() for worker in team}
-    outer = replan(problem, [rsu_of[name] if name in left else None for name in before.owner], SLACK).partition
+    held = [rsu_of[name] if name in left else None for name in before.owner]
+    outer = replan(problem, held, SLACK, few="metres").partition
     owner = _among_vehicles(problem, outer, teams, before.owner)
     moved = sum(old != new for old, new in zip(before.owner, owner, strict=True))
     return Split(problem, teams, owner, {"Voronoi": nearest(problem), "HWP": outer}, moved)
@@ -194,14 +195,14 @@ def _teams(centres_m: Float[ndarray, "n 2"], vehicles: int, rsus: int, speed_rat
 def _among_vehicles(
     problem: Problem, outer: Partition, teams: Mapping[str, Sequence[Worker]], before: Sequence[str]
 ) -> list[str]:
-    """Name of a vehicle for each frame; each RSU may use up the time that the slowest has, to move fewer."""
+    """Name of a vehicle for each frame; each RSU may use up the time that the slowest has, to move less."""
     limit_s, owner = (1 + SLACK) * optimum_s(problem), list(before)
     for index, rsu in enumerate(sorted(teams)):
         if not (cameras := np.flatnonzero(outer.owner == index).tolist()):
             continue
         inner = Problem.of(problem.cameras_m[cameras], teams[rsu])
         slack = max(limit_s / optimum_s(inner) - 1, 0.0)
-        again = replan(inner, [before[camera] for camera in cameras], slack)
+        again = replan(inner, [before[camera] for camera in cameras], slack, few="metres")
         for camera, row in zip(cameras, again.partition.owner, strict=True):
             owner[camera] = teams[rsu][row].name
     return owner

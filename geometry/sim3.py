@@ -120,12 +120,13 @@ def robust_sim3(
         the transform, and which pairs agree with it.
 
     Raises:
-        ValueError: no triple of the pairs has three that agree, a value is not finite, or the threshold is not
-            positive.
+        ValueError: no triple of the pairs has three that agree, a value is not finite, the threshold is not positive,
+            or points lie so nearly on a line that what is within the threshold would decide over the turn about it.
     """
     if not threshold_m > 0:
         raise ValueError(f"threshold_m must be positive, got {threshold_m}")
-    source, target, _ = _checked_pairs(source, target, None)
+    source, target, weights = _checked_pairs(source, target, None)
+    _refuse_lines(source - source.mean(axis=0), target - target.mean(axis=0), weights)
     rng, best = np.random.default_rng(seed), np.zeros(len(source), bool)
     for _ in range(trials):
         triple = rng.choice(len(source), 3, replace=False)
@@ -138,6 +139,12 @@ def robust_sim3(
         best = agree
     if best.sum() < 3:
         raise ValueError(f"no three of {len(source)} pairs agree within {threshold_m} m: check the pairs or raise it")
+    across_m = np.linalg.svd(target[best] - target[best].mean(axis=0), compute_uv=False)[1] / np.sqrt(best.sum())
+    if across_m <= threshold_m:
+        raise ValueError(
+            f"target points lie nearly on a line, {across_m:.3g} m across where {threshold_m} m may be noise: their "
+            "rotation is not determined; take pairs from around a bend, or a smaller threshold_m"
+        )
     return Sim3.from_points(source[best], target[best]), best
 
 

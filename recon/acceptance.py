@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 ALONG_AND_BACK: Final = (0.0, math.pi)
+ALL_AROUND: Final = (0.0, 0.5 * math.pi, math.pi, 1.5 * math.pi)
 Neighbour = tuple[Gaussians, Budget]
 """What another vehicle of the RSU sent, and what it might have."""
 _STEPS_A_PIXEL: Final = 1 << 20  # weights are summed as whole numbers, which no order of the views changes
@@ -164,10 +165,11 @@ def check_views(
         height_m: of the cameras above the road.
         size_px: height and width.
         fov_rad: full horizontal angle of view.
-        headings_rad: directions at every stop, counter-clockwise from that of the way; along and back by default.
+        headings_rad: directions at every stop, counter-clockwise from that of the way; along and back by default. A
+            way of one place has no direction: there cameras look east, north, west and south.
 
     Raises:
-        ValueError: fewer than two places, one that is not finite, or a distance, size or angle that is not positive.
+        ValueError: no place, one that is not finite, or a distance, size or angle that is not positive.
     """
     points = np.asarray(waypoints_m, np.float64)
     if points.ndim != 2 or points.shape[1] not in (2, 3) or not np.isfinite(points).all():
@@ -176,16 +178,17 @@ def check_views(
         raise ValueError(f"check views need positive apart_m and size_px, got {apart_m} and {size_px}")
     points = np.column_stack([points, np.zeros(len(points))])[:, :3]
     moved = np.append(True, np.linalg.norm(np.diff(points[:, :2], axis=0), axis=1) > 0)
-    points = points[moved]
-    if len(points) < 2:
-        raise ValueError(f"waypoints_m has {len(points)} places that differ on the ground; a way takes two")
+    points = points[moved[: len(points)]]
+    if not len(points):
+        raise ValueError("waypoints_m holds no place; check views take one at least")
+    stops, turns = (_stops(points, apart_m), headings_rad) if len(points) > 1 else ([(points[0], 0.0)], ALL_AROUND)
     camera = fit_camera(Camera(SE3.identity(), 1, 1, 0, 0, size_px[1], size_px[0]), fov_rad=fov_rad)
     return [
         _black_view(
             camera, place + np.array([0, 0, height_m]), heading + turn, f"check view {number} at {turn:.2f} rad"
         )
-        for number, (place, heading) in enumerate(_stops(points, apart_m))
-        for turn in headings_rad
+        for number, (place, heading) in enumerate(stops)
+        for turn in turns
     ]
 
 

@@ -65,7 +65,10 @@ def _target(gaussians: Gaussians, view: View) -> tuple[View, Tensor]:
 def _reset(whole: Gaussians, part: Gaussians, opacity: float) -> Gaussians:
     """Both, with opacities cut where they meet."""
     most = math.log(opacity / (1 - opacity))
-    near = nearest(whole.means, part.means, 1)[0][:, 0] <= float(neighbour_distance(part.means, 1).median())
+    if not (len(whole) and len(part)):
+        return Gaussians.concat([whole, part.detach()])
+    apart_m = float(neighbour_distance(part.means, 1).median()) if len(part) > 1 else 0.0
+    near = nearest(whole.means, part.means, 1)[0][:, 0] <= apart_m
     logits = torch.where(near, whole.logit_opacities.clamp_max(most), whole.logit_opacities)
     cut = replace(part.detach(), logit_opacities=part.logit_opacities.detach().clamp_max(most))
     return Gaussians.concat([replace(whole, logit_opacities=logits), cut])

@@ -22,6 +22,7 @@ FEWEST: Final = 2  # returns in a cell; a single one is as likely dust or an edg
 NEIGHBOURS: Final = 12  # that say which way a surface faces
 WIDEST_M: Final = 1.5  # in which these must lie
 FLAT: Final = 0.05  # variance across a surface, over the lesser one along it
+LINE: Final = 1e-6  # the lesser variance along a surface, over the larger one
 LANDMARKS: Final = 2000  # that a vehicle sends
 
 
@@ -111,7 +112,8 @@ def _surfaces(xyz_m: Float[ndarray, "n 3"]) -> SurfaceMap | None:
     away_m, rows = cKDTree(points).query(points, k=NEIGHBOURS)
     around = points[rows] - points[rows].mean(axis=1, keepdims=True)
     variances, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
-    flat = (variances[:, 0] < FLAT * variances[:, 1]) & (away_m[:, -1] < WIDEST_M)
+    wide = variances[:, 1] > LINE * variances[:, 2]  # on a line, rounding decides over the normal
+    flat = wide & (variances[:, 0] < FLAT * variances[:, 1]) & (away_m[:, -1] < WIDEST_M)
     return SurfaceMap(points[flat], axes[flat, :, 0]) if flat.any() else None
 
 

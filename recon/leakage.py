@@ -13,7 +13,7 @@ from recon.exposure import exposed
 from recon.gaussians import Gaussians
 from recon.merge import trim
 from recon.objective import render_view
-from recon.region import Region
+from recon.region import Region, widened
 from recon.render import Backend
 from recon.views import View
 
@@ -96,7 +96,7 @@ def leakage(
         raise ValueError(f"margin_m must be finite and not negative, got {margin_m}")
     if log_gains is not None and len(log_gains) != len(views):
         raise ValueError(f"leakage takes one gain a view, got {len(log_gains)} for {len(views)} views")
-    kept = trim(gaussians, lambda xyz: region(xyz) + margin_m, blend_m)
+    kept = trim(gaussians, widened(region, margin_m), blend_m)
     whole, trimmed = (shown(part, views, region, log_gains=log_gains, backend=backend) for part in (gaussians, kept))
     return Leakage(whole, trimmed, float(margin_m))
 

@@ -30,7 +30,8 @@ class Part:
         name: of the party; parts are taken in order of names.
         gaussians: in the world of all.
         region: that it owns.
-        visibility: how much its cameras saw of each Gaussian, see `blend_weights`; None if all count alike, [n].
+        visibility: how much its cameras saw of each Gaussian, see `blend_weights`, [n]; None, which then all parts of a
+            merge have, if all count alike.
 
     Raises:
         ValueError: visibility is negative, not finite, or of another number.
@@ -60,10 +61,17 @@ class Duplicates:
     Args:
         size_share: centres are nearer than this share of the smaller one's size (mean of the log-scales).
         colour: and no colour, seen without harmonics above band 0, differs by more, 0..1.
+
+    Raises:
+        ValueError: one is negative.
     """
 
     size_share: float = 0.5
     colour: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not min(self.size_share, self.colour) >= 0:
+            raise ValueError(f"Duplicates takes size_share and colour of 0 or more, got {self}")
 
 
 def faded(gaussians: Gaussians, shares: Float[Tensor, "n"]) -> Gaussians:
@@ -119,12 +127,15 @@ def merged_parts(
         duplicates: None leaves them.
 
     Raises:
-        ValueError: no parts, two of one name, or a number is negative.
+        ValueError: no parts, two of one name, visibility of some only, or a number is negative.
         ImportError: scipy is missing and neighbours are asked for.
     """
     if not fill >= 0:
         raise ValueError(f"fill must not be negative, got {fill}")
     ordered = in_order(parts)
+    blind = [part.name for part in ordered if part.visibility is None]
+    if 0 < len(blind) < len(ordered):
+        raise ValueError(f"{', '.join(blind)} have no visibility where others have: give it for all or for none")
     shares = [_shares(part, ordered, blend_m) for part in ordered]
     if math.isfinite(fill):
         shares = [_filled(number, ordered, shares, fill) for number in range(len(ordered))]

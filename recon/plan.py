@@ -38,8 +38,12 @@ class Stretch:
     surveyed: bool = False
 
     def __post_init__(self) -> None:
-        if not len(self.waypoints_m) or not np.isfinite(self.waypoints_m).all():
-            raise ValueError(f"Stretch of {self.vehicle!r}: waypoints_m must be finite and hold at least one place")
+        shape = np.shape(self.waypoints_m)
+        if shape[1:] != (2,) or not shape[0] or not np.isfinite(self.waypoints_m).all():
+            raise ValueError(
+                f"Stretch of {self.vehicle!r}: waypoints_m must be finite, east and north of one place at least, "
+                f"[k, 2]; got shape {shape}"
+            )
         if min(self.views, self.max_gaussians) < 1:
             raise ValueError(
                 f"Stretch of {self.vehicle!r}: views and max_gaussians must be at least 1, got {self.views} and "

@@ -94,7 +94,8 @@ def solve(
 
     if robust not in get_args(Robust):
         raise ValueError(f"robust is one of {', '.join(get_args(Robust))}, got {robust!r}")
-    guess = chained(edges, fixed, world_from_fixed) if start is None else start
+    along = chained(edges, fixed, world_from_fixed)  # also if there is a start: it raises if something is not joined
+    guess = along if start is None else start
     if missing := sorted({name for edge in edges for name in (edge.a, edge.b)} - set(guess)):
         raise ValueError(f"start does not say where {', '.join(missing)} lie")
     guess = {**guess, fixed: Sim3.identity() if world_from_fixed is None else world_from_fixed}

@@ -100,7 +100,7 @@ def masked_region(owned: Callable[[Tensor], Bool[Tensor, "n"]], reach_m: float, 
 
 
 def widened(region: Region, by_m: float) -> Region:
-    """A region and what lies so near to it."""
+    """A region and what lies so near to it, as near as the region itself says."""
     return lambda xyz: region(xyz) + by_m
 
 

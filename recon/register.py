@@ -38,6 +38,9 @@ class RegisterConfig:
         finalists: starts that are followed to the end.
         fewest, least_share: of the landmarks must match, both as a number and as a share.
         least_hold: see `hold`; below it the street is too plain for LiDAR, as between two blank walls.
+
+    Raises:
+        ValueError: a number or width is not positive, or there is no place to start from.
     """
 
     shifts_m: tuple[float, ...] = (-1.5, 0.0, 1.5)
@@ -50,6 +53,16 @@ class RegisterConfig:
     fewest: int = 100
     least_share: float = 0.1
     least_hold: float = 0.002
+
+    def __post_init__(self) -> None:
+        for name in ("coarse_points", "coarse_steps", "fine_steps", "finalists", "fewest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"RegisterConfig.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("coarse_m", "fine_m"):
+            if not all(0 < width_m < math.inf for width_m in getattr(self, name)):
+                raise ValueError(f"RegisterConfig.{name} must be two widths above 0, got {getattr(self, name)}")
+        if not self.shifts_m:
+            raise ValueError("RegisterConfig.shifts_m must hold a place to start from; (0.0,) is the first guess")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +133,7 @@ def distances_m(points_m: Float[ndarray, "k 3"], surface: SurfaceMap, map_from_p
 
 
 def hold(points_m: Float[ndarray, "k 3"], surface: SurfaceMap, map_from_points: Sim3) -> float:
-    """How firmly surfaces hold landmarks in the direction in which they hold them least: 0 not at all, 1/3 at best.
+    """How firmly surfaces hold landmarks in the direction in which they hold them least: 0 not at all, 1/4 at best.
 
     The least eigenvalue of Gauss-Newton's curvature per landmark, turns and stretch taken at the landmarks' mean square
     distance from their middle (Gelfand et al. 2003, "Geometrically stable sampling for the ICP algorithm").

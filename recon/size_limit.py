@@ -37,9 +37,11 @@ class SizeLimit:
     def __post_init__(self) -> None:
         if np.shape(self.waypoints_m)[1:] != (2,) or not len(self.waypoints_m):
             raise ValueError(f"SizeLimit.waypoints_m must be [k, 2], k > 0, got {np.shape(self.waypoints_m)}")
-        numbers = (self.share, self.least_m)
-        if not np.isfinite(self.waypoints_m).all() or not all(math.isfinite(n) and n > 0 for n in numbers):
-            raise ValueError(f"SizeLimit takes finite waypoints, and a share and metres above 0, got {numbers}")
+        if not np.isfinite(self.waypoints_m).all():
+            raise ValueError("SizeLimit.waypoints_m holds NaN or infinity")
+        for name in ("share", "least_m"):
+            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+                raise ValueError(f"SizeLimit.{name} must be finite and above 0, got {value}")
 
     def largest_m(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
         """The largest deviation at each place, metres."""

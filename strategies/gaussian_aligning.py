@@ -19,7 +19,7 @@ from recon.plan import Plan
 from recon.region import widened
 from recon.register import RegisterConfig
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_placing import Link, agreeing, joined, placed_vehicles, plausible
+from strategies.gaussian_placing import Link, agreeing, joined, near_seed, placed_vehicles, plausible
 from strategies.gaussian_scene import around, near_rows, whole
 from strategies.gaussian_state import BASE, FusionState
 
@@ -111,11 +111,16 @@ def unplaced(plan: Plan, parts: Iterable[str], links: Iterable[Link]) -> list[st
     return sorted(parts - _joined_to_known(plan, parts, links))
 
 
-def settle(state: FusionState, links: Iterable[Link]) -> None:
-    """Where a vehicle sees all its neighbours is taken off where it is believed to be; links to others do not count."""
+def settle(state: FusionState, plan: Plan, links: Iterable[Link]) -> None:
+    """Where a vehicle sees all its neighbours is taken off where it is believed to be; links to others do not count.
+
+    Nobody comes to lie farther from where positioning has it than positioning errs: then it stays where it was.
+    """
     for link in links:
         if link.b == ALL:
-            state.world_from[link.a] = state.world_from[link.a] @ link.a_from_b.inverse()
+            moved = state.world_from[link.a] @ link.a_from_b.inverse()
+            if near_seed(moved, plan[link.a].centre_m):
+                state.world_from[link.a] = moved
 
 
 def _joined_to_known(plan: Plan, names: Iterable[str], links: Iterable[Link]) -> set[str]:

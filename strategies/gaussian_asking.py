@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from clients.gaussian_messages import FitRequest, JudgeRequest, RefineRequest
-from clients.gaussian_wire import encode_fit, encode_judge, encode_refine
+from clients.gaussian_wire import OTHER, OTHER_MARKS, encode_fit, encode_judge, encode_refine
 from clients.messages import TrainRequest
 from recon.compressed import compress_gaussians
+from recon.gaussians import Gaussians
 from recon.plan import Plan
 from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_scene import Around, around, size_limit, whole
@@ -54,7 +55,8 @@ def refine_requests(
     state: FusionState, plan: Plan, config: FusionConfig, sent: Mapping[str, Around], number: int
 ) -> dict[str, TrainRequest]:
     """Some steps from the scene of all, `sent`, at each vehicle's own images."""
-    teacher, limit = whole(state.teacher) if state.teacher and number else None, size_limit(plan, config)
+    taught = config.momentum and state.teacher and number
+    teacher, limit = whole(state.teacher) if taught else None, size_limit(plan, config)
     return {
         vehicle: encode_refine(
             RefineRequest(
@@ -85,11 +87,29 @@ def judge_requests(
     return requests
 
 
-def bytes_to_rsus(state: FusionState, plan: Plan, sent: Mapping[str, Around]) -> int:
-    """What the cloud sends for it: to each RSU once all that its vehicles are sent."""
+def bytes_to_rsus(everything: Gaussians, plan: Plan, sent: Mapping[str, Around]) -> int:
+    """What the cloud sends of a scene: to each RSU once all that its vehicles are sent."""
     rows: dict[str, Tensor] = {}
     for vehicle, there in sent.items():
         rsu = plan[vehicle].rsu
         rows[rsu] = torch.cat([rows[rsu], there.rows]).unique() if rsu in rows else there.rows
-    everything = whole(state.scene)
     return sum(compress_gaussians(everything.select(own)).nbytes for own in rows.values())
+
+
+def bytes_between_rsus(requests: Mapping[str, TrainRequest], plan: Plan) -> dict[str, int]:
+    """What requests to align take between RSUs and cloud, which passes on what vehicles of other RSUs sent.
+
+    Up once whatever somebody else looks for, down once to each RSU that it is sent to; what an earlier run left lies in
+    the cloud already. Of what each is sent another part of, the largest counts.
+    """
+    up, down = dict[str, int](), dict[tuple[str, str], int]()
+    for vehicle, request in requests.items():
+        rsu = plan[vehicle].rsu
+        for key, values in request.arrays.items():
+            owner = key.removeprefix(OTHER_MARKS).removeprefix(OTHER)
+            if owner in plan and plan[owner].rsu == rsu:
+                continue
+            down[rsu, key] = max(values.nbytes, down.get((rsu, key), 0))
+            if owner in plan:
+                up[key] = max(values.nbytes, up.get(key, 0))
+    return {"cloud_up": sum(up.values()), "cloud_down": sum(down.values())}

@@ -2,10 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from recon.landmarks import LANDMARKS
 from recon.merge import Duplicates
 from recon.refusal import AcceptanceConfig
+
+STEPS: Final = ("fit_steps", "refine_steps", "refine_step", "pace", "rate")
+POSITIVE: Final = (*STEPS, "size_share", "size_m", "sight_m", "far_share", "near_m", "join_timeout_s")
+WIDTHS: Final = ("blend_m", "border_m", "align_margin_m", "felt_near_m", "margin_m")
+NOT_NEGATIVE: Final = (*WIDTHS, "refine_rounds", "landmarks", "fill")
 
 
 @dataclass(frozen=True)
@@ -78,18 +84,19 @@ class FusionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        steps = (self.fit_steps, self.refine_steps, self.refine_step, self.pace, self.rate)
-        positive = (*steps, self.size_share, self.size_m, self.sight_m, self.far_share, self.near_m)
-        if not all(math.isfinite(value) and value > 0 for value in positive):
-            raise ValueError(f"steps, pace, rate and distances of a fusion must be positive and finite, got {self}")
-        if (
-            min(self.refine_rounds, self.landmarks) < 0
-            or min(self.blend_m, self.border_m, self.align_margin_m, self.felt_near_m) < 0
-            or not min(self.margin_m, self.fill) >= 0
-        ):
-            raise ValueError(f"rounds, landmarks, widths, margin and fill of a fusion must not be negative, got {self}")
+        for name in POSITIVE:
+            if not (math.isfinite(value := getattr(self, name)) and value > 0):
+                raise ValueError(f"FusionConfig.{name} must be positive and finite, got {value}")
+        for name in NOT_NEGATIVE:
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"FusionConfig.{name} must not be negative, got {value}")
+        if self.align_rounds < 1:
+            raise ValueError(f"FusionConfig.align_rounds must be at least 1, got {self.align_rounds}")
         if not (0 <= self.momentum < 1 and 0 < self.fraction <= 1 and 0 <= self.quorum <= 1):
-            raise ValueError(f"momentum lies in [0, 1), fraction in (0, 1], quorum in [0, 1]; got {self}")
+            given = (self.momentum, self.fraction, self.quorum)
+            raise ValueError(
+                f"FusionConfig: momentum lies in [0, 1), fraction in (0, 1], quorum in [0, 1]; got {given}"
+            )
 
     @property
     def num_rounds(self) -> int:

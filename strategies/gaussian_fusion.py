@@ -10,7 +10,7 @@ mathematics.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -19,12 +19,12 @@ from flwr.serverapp.strategy import Strategy
 from clients.gaussian_messages import ALIGN, FIT, REFINE, RefineReply
 from clients.gaussian_wire import (
     MISSING,
+    TEACHER,
     decode_align_reply,
     decode_refine_reply,
     encode_align,
 )
 from clients.messages import (
-    EvaluateReply,
     TrainReply,
     TrainRequest,
     count_bytes,
@@ -47,9 +47,17 @@ from strategies.gaussian_aligning import (
     settling_requests,
     unplaced,
 )
-from strategies.gaussian_asking import bytes_to_rsus, chosen, fit_requests, judge_requests, refine_requests, seen_by
+from strategies.gaussian_asking import (
+    bytes_between_rsus,
+    bytes_to_rsus,
+    chosen,
+    fit_requests,
+    judge_requests,
+    refine_requests,
+    seen_by,
+)
 from strategies.gaussian_config import FusionConfig
-from strategies.gaussian_judging import decoded, evaluate_report
+from strategies.gaussian_judging import capped, decoded, evaluate_report
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import (
     Around,
@@ -73,6 +81,7 @@ from strategies.rsu_round import error_loss, share_of
 
 logger = logging.getLogger("convoy")
 MOST_VIEWS = 1_000_000
+Answer = TypeVar("Answer")
 
 
 class GaussianFusion(Strategy):
@@ -136,18 +145,26 @@ class GaussianFusion(Strategy):
     def _meet(self, grid: Grid) -> None:
         """Find out who is there; before the first round, others make up for those who are not."""
         config, expected = self.config, {s.vehicle for s in self.plan.stretches if s.rsu not in self.state.base}
-        least = max(1, share_of(config.quorum, config.vehicles))
-        nodes = wait_for_nodes(grid, config.vehicles, config.join_timeout_s, least=least)
+        count = min(config.vehicles, len(expected))
+        least = max(1, share_of(config.quorum, count))
+        nodes = wait_for_nodes(grid, count, config.join_timeout_s, least=least)
         members, losses = greet(grid, nodes, config.join_timeout_s, MOST_VIEWS)
-        strangers = [member for member in members if member.vehicle not in self.plan]
+        strangers = [member for member in members if member.vehicle not in expected]
         self._losses += losses + [Loss(m.vehicle, Cause.STRANGER, "is not in the plan") for m in strangers]
-        self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in self.plan}
-        if not self._nodes:
-            raise NotEnoughVehicles("no vehicle of the plan is there: " + "; ".join(map(str, self._losses[:5])))
-        missing = sorted(expected - set(self._nodes))
-        if missing and self._replan is not None and not self.state.round:
-            self.plan, self.state.missing = self._replan(missing), missing
-            self._nodes = {vehicle: node for vehicle, node in self._nodes.items() if vehicle in self.plan}
+        self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in expected}
+        if len(self._nodes) < least:
+            why = "; ".join(f"{loss.vehicle}: {loss.cause} {loss.detail}" for loss in self._losses[:5])
+            raise NotEnoughVehicles(f"{len(self._nodes)} of {count} planned vehicles are there, want {least}: {why}")
+        if missing := sorted(expected - set(self._nodes)):
+            self._make_up_for(missing)
+
+    def _make_up_for(self, missing: list[str]) -> None:
+        """Plan again where nobody has driven yet; else the missing count as lost."""
+        if self._replan is None or self.state.round:
+            self._losses += [Loss(vehicle, Cause.UNAVAILABLE, "did not join") for vehicle in missing]
+            return
+        self.plan, self.state.missing = self._replan(missing), missing
+        self._nodes = {vehicle: node for vehicle, node in self._nodes.items() if vehicle in self.plan}
 
     def _messages(self, requests: Mapping[str, TrainRequest], kind: str) -> list[Message]:
         self._asked = {self._nodes[vehicle]: vehicle for vehicle in requests}
@@ -162,21 +179,29 @@ class GaussianFusion(Strategy):
         ]
 
     def _fit_requests(self) -> dict[str, TrainRequest]:
+        places = self.plan.waypoints_of(self.plan.rsus).nbytes
+        self.state.traffic = self.state.traffic.plus(cloud_down=places * len(self.plan.rsus))
         return fit_requests(self.plan, self.config, self._nodes)
 
     def _align_requests(self) -> dict[str, TrainRequest]:
         """Pair by pair at first; then those that are left, at all around them at once."""
         ask = pair_requests if self.state.round == 1 else settling_requests
-        requests = ask(self.state, self.plan, self.config, self._nodes)
-        self._named = {vehicle: named(request) for vehicle, request in requests.items()}
-        return {vehicle: encode_align(request) for vehicle, request in requests.items()}
+        asked = ask(self.state, self.plan, self.config, self._nodes)
+        self._named = {vehicle: named(request) for vehicle, request in asked.items()}
+        requests = {vehicle: encode_align(request) for vehicle, request in asked.items()}
+        self.state.traffic = self.state.traffic.plus(**bytes_between_rsus(requests, self.plan))
+        return requests
 
     def _refine_requests(self) -> dict[str, TrainRequest]:
         state, plan, config, number = self.state, self.plan, self.config, self._refine_round
         vehicles = chosen(state, plan, config, self._nodes, number) if state.scene else []
         self._sent = seen_by(state, plan, config, vehicles) if vehicles else {}
-        state.traffic = state.traffic.plus(cloud_down=bytes_to_rsus(state, plan, self._sent) if self._sent else 0)
-        return refine_requests(state, plan, config, self._sent, number)
+        requests = refine_requests(state, plan, config, self._sent, number)
+        taught = any(TEACHER in request.arrays for request in requests.values())
+        for scene in (state.scene, state.teacher if taught else {}):
+            if self._sent and scene:
+                state.traffic = state.traffic.plus(cloud_down=bytes_to_rsus(whole(scene), plan, self._sent))
+        return requests
 
     # 2. Gather.
 
@@ -185,16 +210,13 @@ class GaussianFusion(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the answers in and bring the scene a step further."""
         job, wanted = self.job, len(self._asked)
-        answers = self._answers(replies)
+        answers = self._answers(replies, decode_train_reply)
         self.state.traffic = self.state.traffic.plus(vehicle_up=sum(count_bytes(r.arrays) for r in answers.values()))
         close = {FIT: self._close_fit, ALIGN: self._close_align, REFINE: self._close_refine}[job]
         accepted, extra = close(answers)
         self.state.round += 1
         self.state.accepted += len(accepted)
-        losses, self._losses = tuple(self._losses), []
-        self.state.losses = tally(self.state.losses, losses)
-        for loss in losses:
-            logger.warning("round %d: nothing from %s: %s %s", self.state.round, loss.vehicle, loss.cause, loss.detail)
+        losses = self._counted_losses()
         held = self.state.scene or self.state.parts
         report = FusionReport(
             round=self.state.round,
@@ -211,9 +233,17 @@ class GaussianFusion(Strategy):
         self._on_round(report)
         return None, MetricRecord({"accepted": len(accepted), "gaussians": sum(report.gaussians.values())})
 
-    def _answers(self, replies: Iterable[Message]) -> dict[str, TrainReply]:
+    def _counted_losses(self) -> tuple[Loss, ...]:
+        """What was lost since the last time, logged and counted."""
+        losses, self._losses = tuple(self._losses), []
+        self.state.losses = tally(self.state.losses, losses)
+        for loss in losses:
+            logger.warning("round %d: nothing from %s: %s %s", self.state.round, loss.vehicle, loss.cause, loss.detail)
+        return losses
+
+    def _answers(self, replies: Iterable[Message], decode: Callable[[Message], Answer]) -> dict[str, Answer]:
         """One answer a vehicle; what is late, lost, twice or no answer at all is counted."""
-        answers: dict[str, TrainReply] = {}
+        answers: dict[str, Answer] = {}
         waiting = dict(self._asked)
         for message in replies:
             node_id = message.metadata.src_node_id
@@ -223,7 +253,7 @@ class GaussianFusion(Strategy):
                 self._losses.append(Loss(name, Cause.STRANGER, "was not asked, or has answered before"))
             elif message.has_error():
                 self._losses.append(error_loss(vehicle, message))
-            elif (answer := decoded(self._losses, vehicle, decode_train_reply, message)) is not None:
+            elif (answer := decoded(self._losses, vehicle, decode, message)) is not None:
                 answers[vehicle] = answer
         self._losses += [Loss(vehicle, Cause.LATE, "no answer before the deadline") for vehicle in waiting.values()]
         return answers
@@ -256,12 +286,9 @@ class GaussianFusion(Strategy):
             place(self.state, self.plan, links)
             extra["unplaced"] = tuple(unplaced(self.plan, self.state.parts, links))
         else:
-            settle(self.state, links)
+            settle(self.state, self.plan, links)
         last = self.state.round == self.config.align_rounds
-        dropped = self._merge() if last and self.state.parts else {}
-        if last and not self.state.parts:
-            self.state.scene = dict(self.state.base)
-        return sorted(replies), {**extra, "dropped": dropped}
+        return sorted(replies), {**extra, "dropped": self._merge() if last else {}}
 
     def _merge(self) -> dict[str, int]:
         """Look at what was sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
@@ -270,10 +297,14 @@ class GaussianFusion(Strategy):
         scene: dict[str, Gaussians] = {}
         for rsu in plan.rsus:
             own = {s.vehicle: s for s in plan.of_rsu(rsu) if s.vehicle in parts}
-            if own:
-                kept, causes = accepted_parts({name: parts[name] for name in own}, own, config.acceptance)
+            kept, causes, losses = accepted_parts({name: parts[name] for name in own}, own, config.acceptance)
+            self._losses += losses
+            if kept:
                 scene[rsu] = fused_at_rsu(rsu, kept, plan, config)
-                dropped = {cause: dropped.get(cause, 0) + causes.get(cause, 0) for cause in {**dropped, **causes}}
+            dropped = {cause: dropped.get(cause, 0) + causes.get(cause, 0) for cause in {**dropped, **causes}}
+        if not scene:
+            state.scene = dict(state.base)
+            return dropped
         sent = {rsu: compress_gaussians(gaussians) for rsu, gaussians in scene.items()}
         state.traffic = state.traffic.plus(cloud_up=count_bytes(sent))
         scene = {rsu: expand_gaussians(data) for rsu, data in sent.items()}
@@ -330,6 +361,7 @@ class GaussianFusion(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """After the merge and after every refinement, all whose world is known judge the scene."""
+        self._asked = {}
         if not self.state.scene:
             return []
         there = sorted(set(self.state.world_from) & set(self._nodes))
@@ -341,18 +373,18 @@ class GaussianFusion(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means over all images that vehicles held back."""
-        rows: dict[str, EvaluateReply] = {}
-        losses = list[Loss]()
-        for message in replies:
-            vehicle = self._asked.get(message.metadata.src_node_id)
-            if vehicle is None or vehicle in rows:
-                losses.append(Loss(vehicle or "?", Cause.STRANGER, "was not asked, or has answered before"))
-            elif message.has_error():
-                losses.append(error_loss(vehicle, message))
-            elif (answer := decoded(losses, vehicle, decode_evaluate_reply, message)) is not None:
-                rows[vehicle] = answer
+        answers = self._answers(replies, decode_evaluate_reply)
+        rows = {vehicle: capped(answer, self.plan[vehicle]) for vehicle, answer in answers.items()}
+        losses = self._counted_losses()
         if not rows and not losses:
             return None
-        report = evaluate_report(self.state.round, rows, tuple(losses), self.plan)
+        report = evaluate_report(self.state.round, rows, losses, self.plan)
         self._on_evaluate(report)
         return MetricRecord(dict(report.metrics))
+
+    def judge(self, grid: Grid, timeout_s: float) -> None:
+        """Have the scene judged outside of a round: a run may have been broken off before it was."""
+        if not self._nodes:
+            self._meet(grid)
+        requests = self.configure_evaluate(0, ArrayRecord(), ConfigRecord(), grid)
+        self.aggregate_evaluate(0, grid.send_and_receive(requests, timeout=timeout_s))

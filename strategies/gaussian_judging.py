@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from clients.messages import EvaluateReply, MessageError
-from recon.plan import Plan
+from recon.plan import Plan, Stretch
 from strategies.gate import Cause
 from strategies.report import EvaluateReport, Loss, weighted_metrics
 
@@ -19,6 +20,11 @@ def decoded(losses: list[Loss], vehicle: str, decode: Callable[..., Decoded], *c
     except (MessageError, ValueError, TypeError) as error:
         losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
         return None
+
+
+def capped(row: EvaluateReply, stretch: Stretch) -> EvaluateReply:
+    """An answer that counts for no more images than its vehicle's stretch has."""
+    return replace(row, num_examples=min(max(row.num_examples, 0), stretch.views))
 
 
 def evaluate_report(

@@ -50,15 +50,20 @@ class Link:
 
 def plausible(link: Link, centre_m: Float[ndarray, "3"]) -> bool:
     """Whether it improves what it should, and is no farther from the seed (the identity) than positioning errs."""
-    log_scale, degrees, metres = FURTHEST
-    if np.abs(link.a_from_b.translation_m).max() > FARTHEST_M:
-        return False
     if not (0 <= link.before <= WORST and 0 <= link.after <= WORST):
         return False
-    cosine = np.clip((np.trace(link.a_from_b.rotation) - 1) / 2, -1, 1)
-    moved_m = np.linalg.norm(link.a_from_b.apply(centre_m[None])[0] - centre_m)
-    near = abs(np.log(link.a_from_b.scale)) <= log_scale and np.degrees(np.arccos(cosine)) <= degrees
-    return bool(near and moved_m <= metres and link.after <= BETTER * link.before and link.views > 0)
+    return near_seed(link.a_from_b, centre_m) and link.after <= BETTER * link.before and link.views > 0
+
+
+def near_seed(sim3: Sim3, centre_m: Float[ndarray, "3"]) -> bool:
+    """Whether a similarity moves what lies around a place no farther than positioning errs."""
+    log_scale, degrees, metres = FURTHEST
+    if np.abs(sim3.translation_m).max() > FARTHEST_M:
+        return False
+    cosine = np.clip((np.trace(sim3.rotation) - 1) / 2, -1, 1)
+    moved_m = np.linalg.norm(sim3.apply(centre_m[None])[0] - centre_m)
+    turned = np.degrees(np.arccos(cosine))
+    return bool(abs(np.log(sim3.scale)) <= log_scale and turned <= degrees and moved_m <= metres)
 
 
 def agreeing(links: Sequence[Link], plan: Plan) -> list[Link]:

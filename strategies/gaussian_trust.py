@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
 from numpy import ndarray
 
 from clients.gaussian_messages import FitReply, RefineReply
@@ -17,7 +16,15 @@ from recon.compressed import compressed_shapes, count_of
 from recon.gaussians import Gaussians
 from recon.plan import Stretch
 from recon.refine import Update
-from recon.refusal import AcceptanceConfig, Budget, Refusal, landmarks_refusal, oversized, refusal
+from recon.refusal import (
+    AcceptanceConfig,
+    Budget,
+    Refusal,
+    UploadRefusedError,
+    landmarks_refusal,
+    oversized,
+    refusal,
+)
 from recon.refusal import Cause as Refused
 from strategies.gate import Cause
 from strategies.report import Loss
@@ -80,35 +87,34 @@ def _beyond(arrays: Mapping[str, ndarray], budget: Budget, landmarks: int) -> Re
 
 def accepted_parts(
     parts: Mapping[str, Gaussians], stretches: Mapping[str, Stretch], config: AcceptanceConfig | None
-) -> tuple[dict[str, Gaussians], dict[str, int]]:
-    """What an RSU takes of its vehicles' Gaussians, in the world of all, and how many it dropped by cause.
+) -> tuple[dict[str, Gaussians], dict[str, int], list[Loss]]:
+    """What an RSU takes of its vehicles' Gaussians, in the world of all, how many it dropped by cause, and of whom all.
 
     Each is compared with all others as they came, so that the order does not matter.
     """
     if config is None:
-        return dict(parts), {}
-    kept, dropped = {}, dict[str, int]()
+        return dict(parts), {}, []
+    kept, dropped, losses = {}, dict[str, int](), list[Loss]()
     budgets = {name: Budget.of(stretches[name].max_gaussians) for name in parts}
     for name, part in sorted(parts.items()):
-        stretch = stretches[name]
+        waypoints_m = stretches[name].waypoints_m
         neighbours = [(other, budgets[key]) for key, other in parts.items() if key != name]
-        views = check_views(stretch.waypoints_m) if len(np.unique(stretch.waypoints_m, axis=0)) > 1 else []
-        limits = _loosened(config.about(stretch.waypoints_m))
-        taken = accept(part, budgets[name], limits if views else _sightless(limits), views, neighbours)
+        limits = _loosened(config.about(waypoints_m))
+        try:
+            taken = accept(part, budgets[name], limits, check_views(waypoints_m), neighbours)
+        except UploadRefusedError as error:  # it passed in the vehicle's own world, so the world is what is wrong
+            losses.append(Loss(name, Cause.VALUES, f"where it says to be: {error}"))
+            continue
         kept[name] = taken.gaussians
         for cause, count in taken.dropped.items():
             dropped[str(cause)] = dropped.get(str(cause), 0) + count
-    return kept, dropped
+    return kept, dropped, losses
 
 
 def _loosened(config: AcceptanceConfig) -> AcceptanceConfig:
     """Limits that what passed in a vehicle's world keeps in that of all, which alignment makes larger or smaller."""
     wide = {name: 2 * getattr(config, name) for name in ("largest_m", "farthest_m")}
     return replace(config, smallest_m=config.smallest_m / 2, **wide)
-
-
-def _sightless(config: AcceptanceConfig) -> AcceptanceConfig:
-    return replace(config, weight_floor=0.0, clear_sigma=0.0)
 
 
 def believed(replies: Mapping[str, RefineReply]) -> tuple[dict[str, RefineReply], list[Loss]]:

@@ -41,10 +41,14 @@ def wait_for_nodes(
 def greet(
     grid: Grid, node_ids: list[int], timeout_s: float, max_examples: int, taken: Collection[str] = ()
 ) -> tuple[list[Member], list[Loss]]:
-    """Ask nodes who they are. One that errs, stays silent, talks nonsense or takes a name of `taken` is a loss."""
+    """Ask nodes who they are. One that errs, stays silent, talks nonsense or takes a name of `taken` is a loss.
+
+    Of several that claim one name, it is that of the smallest id.
+    """
     requests = [Message(RecordDict({CONFIG: ConfigRecord()}), node_id, HELLO_ACTION) for node_id in node_ids]
     members, losses, silent = {}, [], set(node_ids)
-    for reply in grid.send_and_receive(requests, timeout=timeout_s):
+    replies = grid.send_and_receive(requests, timeout=timeout_s)
+    for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
         node_id = reply.metadata.src_node_id
         silent.discard(node_id)
         name = f"node-{node_id}"

@@ -5,11 +5,12 @@ from recon.partition.latency import Assumptions, Latencies, latencies
 from recon.partition.levels import Share, split_among_vehicles, with_vehicles
 from recon.partition.model import Partition, PartitionReport, Problem, Worker, partition_of, report
 from recon.partition.picture import save_picture
-from recon.partition.replan import Replan, owner_names, replan
+from recon.partition.replan import Few, Replan, owner_names, replan
 from recon.partition.voronoi_shift import ShiftConfig, nearest, repair, shift_boundaries
 
 __all__ = [
     "Assumptions",
+    "Few",
     "Latencies",
     "Partition",
     "PartitionReport",

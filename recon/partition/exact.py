@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from recon.partition.chains import cheapest_assignment
 from recon.partition.model import Partition, Problem, partition_of
-from recon.partition.voronoi_shift import ShiftConfig, shift_boundaries
+from recon.partition.voronoi_shift import ShiftConfig, nearest, shift_boundaries
 
 
 def optimum_s(problem: Problem) -> float:
@@ -45,9 +45,12 @@ def exact_within(problem: Problem, limit_s: float) -> Partition:
     Raises:
         ValueError: there is none.
     """
+    capacities, closest = problem.capacities(limit_s), nearest(problem)
+    if (closest.counts <= capacities).all():  # the flow would hand back, one by one, all the places that it has
+        return closest
     start = shift_boundaries(problem, ShiftConfig(repair=False)).weights_m2
     assert start is not None
-    owner = cheapest_assignment(problem.costs_m2, problem.capacities(limit_s), start.max() - start)
+    owner = cheapest_assignment(problem.costs_m2, capacities, start.max() - start)
     return partition_of(problem, owner)
 
 

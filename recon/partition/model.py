@@ -169,7 +169,7 @@ class PartitionReport:
     Args:
         makespan_s: when the last worker is done.
         optimum_s: the least makespan that any partition has.
-        ratio: of the two.
+        ratio: of the two; 1 if both are 0.
         idle_share: of the workers' time until the last is done; 0 if the last never is.
         mean_distance_m: of a camera and its owner.
         border_share: cameras that have another owner's among their four nearest neighbours.
@@ -202,7 +202,7 @@ def report(problem: Problem, partition: Partition, optimum_s: float) -> Partitio
     return PartitionReport(
         makespan_s=makespan_s,
         optimum_s=optimum_s,
-        ratio=makespan_s / optimum_s if optimum_s else 1.0,
+        ratio=makespan_s / optimum_s if optimum_s else (math.inf if makespan_s else 1.0),
         idle_share=float(1 - partition.times_s.mean() / makespan_s) if 0 < makespan_s < math.inf else 0.0,
         mean_distance_m=float(distances_m.mean()),
         border_share=_border_share(problem.cameras_m, partition.owner),

@@ -31,7 +31,7 @@ from clients.gaussian_wire import (
     encode_judge,
     encode_refine,
 )
-from clients.messages import MessageError, TrainRequest
+from clients.messages import EvaluateReply, MessageError, TrainRequest
 from geometry import SE3, Camera, Frame, Sim3
 from recon.chart import rotation_matrix
 from recon.evaluate import mean_scores, score
@@ -379,11 +379,9 @@ def test_images_near_a_border_are_judged_once_more() -> None:
     assert every["border-psnr-db"] == pytest.approx(every["psnr-db"])
 
 
-def test_who_holds_nothing_back_cannot_judge() -> None:
-    with pytest.raises(MessageError, match="v holds no images back; it cannot judge"):
-        client(Sim3.identity(), judges=False).judge(
-            encode_judge(JudgeRequest(cube(), Sim3.identity(), EAST, WEST, 1.0))
-        )
+def test_who_holds_nothing_back_has_nothing_to_say_and_is_no_loss() -> None:
+    request = encode_judge(JudgeRequest(cube(), Sim3.identity(), EAST, WEST, 1.0))
+    assert client(Sim3.identity(), judges=False).judge(request) == EvaluateReply(0)
 
 
 # What leaves the vehicle

@@ -310,7 +310,7 @@ def test_a_setting_that_is_no_number_is_named(job: str, name: str, value: object
 
 def test_a_limit_that_is_none_is_named() -> None:
     full = REQUESTS["refine"][1]
-    with pytest.raises(MessageError, match="share and metres above 0"):
+    with pytest.raises(MessageError, match=r"SizeLimit\.share must be finite and above 0"):
         decode_refine(TrainRequest(full.arrays, {**full.config, "size-share": -1.0}))
     with pytest.raises(MessageError, match="waypoints_m must be"):
         decode_refine(with_array(full, "limit", np.zeros((0, 2))))

@@ -36,6 +36,9 @@ def test_defaults_parse_and_survive_the_way_there_and_back() -> None:
         ({"quorum": 1.5}, "quorum = 1.5"),
         ({"learning-rate": 0.0}, "learning-rate = 0.0"),
         ({"profile": "fast"}, "profile = 'fast'"),
+        ({"deadline-s": float("inf")}, "deadline-s = inf: input should be a finite number"),
+        ({"join-timeout-s": float("inf")}, "join-timeout-s = inf: input should be a finite number"),
+        ({"speed-ratio": float("nan")}, "speed-ratio = nan: input should be a finite number"),
     ],
 )
 def test_bad_values_are_named(values: dict, said: str) -> None:

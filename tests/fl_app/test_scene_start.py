@@ -125,6 +125,20 @@ def test_rounds_of_alignment_cannot_change_once_there_was_one(tmp_path: Path, do
     assert resumed(config_of(resume=str(tmp_path), refine_rounds=9))[0].round == done
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "there"), [("fit-steps", 5.0, 22.0), ("margin-m", 5.0, 1000.0), ("landmarks", 0, 2000)]
+)
+def test_what_decided_over_uploads_cannot_change_once_they_are_there(
+    tmp_path: Path, key: str, value: float, there: float
+) -> None:
+    """The report would name a margin that nobody kept to."""
+    saved(tmp_path, merged())
+    with pytest.raises(DataError, match=f"{key} = {value}, there {there}"):
+        resumed(config_of(resume=str(tmp_path), **{key: value}))
+    saved(tmp_path, FusionState())
+    assert resumed(config_of(resume=str(tmp_path), **{key: value}))[0].round == 0
+
+
 def test_what_an_older_run_did_not_know_has_its_default(tmp_path: Path) -> None:
     state, config = merged(), config_of().as_flower()
     del config["without"]

@@ -118,6 +118,21 @@ def test_a_region_is_added_to_a_reconstruction_alone(started: list[tuple], tmp_p
     assert _call(*flags).exit_code == 0
     _, config, vehicles, *_ = started[0]
     assert (config["add-to"], config["regions"], config["resume"], vehicles) == (str(tmp_path), "rsu-1", "", 2)
+    assert config["run-name"] == ""
+    assert _call(*flags, "--run-config", 'run-name="both"').exit_code == 0
+    assert started[1][1]["run-name"] == "both"
+
+
+def test_nobody_asks_for_another_task_or_data_to_go_on_with(started: list[tuple], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"task": "perception", "data": "kitti", "vehicles": 4}))
+    resume = ("--resume", str(tmp_path))
+    for flags, text in (
+        (("--task", "reconstruction"), f"--task reconstruction: {tmp_path} was run with perception; leave it out"),
+        (("--data", "camvid"), f"--data camvid: {tmp_path} was run with kitti; leave it out"),
+    ):
+        assert text in str(_call(*resume, *flags).exception)
+    assert not started
+    assert _call(*resume, "--task", "perception", "--data", "kitti").exit_code == 0
 
 
 @pytest.mark.parametrize("flags", [("--data", "x"), ("--backend", "x"), ("--backend-config", "[1]"), ("--resume", "x")])

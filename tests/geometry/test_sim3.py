@@ -131,11 +131,24 @@ def test_bad_weights() -> None:
 
 def test_nothing_agrees() -> None:
     rng = np.random.default_rng(0)
-    line = np.outer(np.arange(6.0), np.ones(3))
+    places, line = rng.normal(size=(6, 3)), np.outer(np.arange(6.0), np.ones(3))
     with pytest.raises(ValueError, match="no three of 6 pairs"):
-        robust_sim3(line, rng.normal(size=(6, 3)), 0.1)
+        robust_sim3(places, rng.normal(size=(6, 3)), 1e-3)
+    with pytest.raises(ValueError, match="source points lie on a line"):
+        robust_sim3(line, places, 0.1)
     with pytest.raises(ValueError, match="threshold_m"):
         robust_sim3(line, line, 0.0)
+
+
+def test_noise_does_not_decide_how_a_straight_street_is_rolled() -> None:
+    """Forty places along 40 m: what they are off the line by is noise, and with a bend of 8 m it is not."""
+    rng, along_m = np.random.default_rng(1), np.linspace(0, 40, 40)
+    straight = np.stack([along_m, np.zeros(40), np.zeros(40)], axis=1)
+    with pytest.raises(ValueError, match="nearly on a line"):
+        robust_sim3(straight + rng.normal(0, 0.02, (40, 3)), straight + rng.normal(0, 0.3, (40, 3)), 1.0)
+    bent = straight + np.stack([np.zeros(40), np.where(along_m > 20, 8.0, 0.0), np.zeros(40)], axis=1)
+    found, _ = robust_sim3(bent, bent + rng.normal(0, 0.3, (40, 3)), 1.0)
+    assert np.degrees(np.arccos((np.trace(found.rotation) - 1) / 2)) < 5
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])

@@ -80,6 +80,36 @@ def test_no_plan_moves_fewer(seed: int) -> None:
     assert (int(found.moved.sum()), cost) == (best[0], pytest.approx(best[1]))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_no_plan_moves_cameras_less(seed: int) -> None:
+    """All assignments of six cameras to three workers, by squared metres from the nearest camera that each had."""
+    problem = make_problem(6, 3, seed)
+    before = np.array([None, *np.random.default_rng(seed).choice(["r0", "r1", "gone"], 5).tolist()])
+    costs_m2 = problem.costs_m2.copy()  # of a worker that had none
+    for column, worker in enumerate(problem.workers):
+        if (had := problem.cameras_m[before == worker.name]).size:
+            costs_m2[:, column] = np.square(problem.cameras_m[:, None] - had).sum(axis=2).min(axis=1)
+    limit_s = 1.1 * optimum_s(problem)
+    owners = (np.array(owner) for owner in itertools.product(range(3), repeat=6))
+    least = min(
+        costs_m2[range(6), owner].sum() for owner in owners if partition_of(problem, owner).makespan_s <= limit_s
+    )
+    found = replan(problem, before.tolist(), slack=0.1, few="metres")
+    assert costs_m2[range(6), found.partition.owner].sum() == pytest.approx(least)
+    assert found.partition.makespan_s <= limit_s
+
+
+def test_what_a_missing_worker_had_is_passed_on_along_a_row() -> None:
+    """Four workers of like speed along a row of 24 cameras; the first is gone, and each of the others ends with 8."""
+    cameras_m = np.stack([np.arange(24.0), np.zeros(24)], axis=1)
+    workers = [Worker(name, (6.0 * k + 2.5, 0), 1) for k, name in enumerate("abcd")]
+    before = [name for name in "abcd" for _ in range(6)]
+    problem = Problem.of(cameras_m, workers[1:])
+    along = replan(problem, before, slack=0.0, few="metres")
+    assert owner_names(problem, along.partition) == [name for name in "bcd" for _ in range(8)]
+    assert replan(problem, before, slack=0.0).moved.sum() == 6 < along.moved.sum() == 12
+
+
 def test_a_camera_out_of_its_owners_reach_moves() -> None:
     cameras_m = np.array([[0.0, 0], [10, 0], [90, 0]])
     problem = Problem.of(cameras_m, [Worker("a", (0, 0), 1, reach_m=50), Worker("b", (100, 0), 1, reach_m=95)])

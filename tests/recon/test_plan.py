@@ -112,7 +112,7 @@ def test_every_place_is_in_one_region(east_m: float, north_m: float) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: stretch(waypoints_m=np.zeros((0, 2))), "Stretch of 'a': waypoints_m must be finite and hold at least"),
+        (lambda: stretch(waypoints_m=np.zeros((0, 2))), "Stretch of 'a': waypoints_m must be finite, east and north"),
         (lambda: stretch(waypoints_m=np.array([[0.0, np.nan]])), "waypoints_m must be finite"),
         (lambda: stretch(waypoints_m=np.array([[np.inf, 0.0]])), "waypoints_m must be finite"),
         (lambda: stretch(views=0), "views and max_gaussians must be at least 1, got 0 and 10"),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,15 +132,31 @@ def test_between_blank_walls_lidar_does_not_say_how_far_along_the_street() -> No
     assert register(points_m, blank, config=replace(RegisterConfig(), least_hold=0.0)) is not None
 
 
-def test_hold_is_the_least_curvature() -> None:
-    """Six points a metre along the axes, each facing another axis; the 7 x 7 matrix is built point by point."""
-    axes = np.concatenate([np.eye(3), -np.eye(3)])
-    normals = np.roll(axes, 1, axis=1)
-    rows = []
-    for point, normal in zip(axes, normals, strict=True):
-        rows.append([*np.cross(point, normal), normal @ point, *normal])
-    curvature = sum(np.outer(row, row) for row in rows) / 6
-    assert hold(axes, SurfaceMap(axes, normals), Sim3.identity()) == pytest.approx(np.linalg.eigvalsh(curvature)[0])
+@pytest.mark.parametrize("radius_m", [1.0, 10.0])
+def test_hold_is_the_least_curvature(radius_m: float) -> None:
+    """Six places on the axes, at each a surface across every axis: 18 landmarks.
+
+    Shifts along an axis are seen by the 6 that face it, stretch by the 6 that face outwards, a turn about an axis by 4;
+    what mixes these cancels between opposite places. So the least curvature is 4 of 18.
+    """
+    places = np.repeat(radius_m * np.concatenate([np.eye(3), -np.eye(3)]), 3, axis=0)
+    normals = np.tile(np.eye(3), (6, 1))
+    places += 1e-6 * normals  # three surfaces at one place, told apart
+    assert hold(places, SurfaceMap(places, normals), Sim3.identity()) == pytest.approx(4 / 18, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"finalists": 0}, "finalists must be at least 1"),
+        ({"coarse_points": 0}, "coarse_points must be at least 1"),
+        ({"fine_m": (0.5, 0.0)}, "fine_m must be two widths"),
+        ({"shifts_m": ()}, "shifts_m must hold"),
+    ],
+)
+def test_bad_searches(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        RegisterConfig(**wrong)
 
 
 def test_a_shift_beyond_what_positioning_errs_by_is_no_answer() -> None:

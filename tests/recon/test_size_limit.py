@@ -68,10 +68,10 @@ def test_what_an_optimizer_moves_is_held_in_place() -> None:
     ("values", "named"),
     [
         ((WAY[:0], 0.2, 4.0), r"waypoints_m must be \[k, 2\]"),
-        ((WAY * np.nan, 0.2, 4.0), "finite waypoints"),
-        ((WAY, 0.0, 4.0), "above 0"),
-        ((WAY, 0.2, -1.0), "above 0"),
-        ((WAY, np.inf, 4.0), "above 0"),
+        ((WAY * np.nan, 0.2, 4.0), "waypoints_m holds NaN"),
+        ((WAY, 0.0, 4.0), "share must be finite and above 0"),
+        ((WAY, 0.2, -1.0), "least_m must be finite and above 0"),
+        ((WAY, np.inf, 4.0), "share must be finite"),
     ],
 )
 def test_a_limit_that_is_none_is_named(values: tuple[Any, float, float], named: str) -> None:

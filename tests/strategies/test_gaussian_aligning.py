@@ -236,9 +236,17 @@ def test_all_that_is_known_of_an_earlier_scene_counts_by_how_well_it_is_known() 
 def test_only_what_was_found_of_all_together_settles_a_vehicle() -> None:
     state = state_of("abc", world_from=dict.fromkeys("abc", shifted(1)))
     of_all = replace(seen("b?", shifted(0.25)), b=ALL)
-    settle(state, [of_all, seen("ca", shifted(0.25)), of_base(seen("a?", shifted(9)))])
+    settle(state, PLAN, [of_all, seen("ca", shifted(0.25)), of_base(seen("a?", shifted(9)))])
     east_m = {name: float(place.translation_m[0]) for name, place in state.world_from.items()}
     assert east_m == {"a": 1, "b": 0.75, "c": 1}
+
+
+def test_nobody_settles_farther_off_than_positioning_errs() -> None:
+    """Each answer is within 5 m of where the vehicle was believed to lie, but after two it would lie 6 m off."""
+    state, off = state_of("ab", world_from=dict.fromkeys("ab", HERE)), replace(seen("b?", shifted(-3)), b=ALL)
+    for _ in range(3):
+        settle(state, PLAN, [off])
+    assert float(state.world_from["b"].translation_m[0]) == 3
 
 
 # What a state keeps of it

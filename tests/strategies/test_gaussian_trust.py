@@ -244,29 +244,35 @@ def test_landmarks_that_say_they_are_many_are_told_without_decoding(monkeypatch:
 def test_what_can_be_seen_is_accepted_and_what_cannot_is_dropped() -> None:
     cellar = replace(houses(4), means=houses(4).means - torch.tensor([0.0, 0, 400]))
     tower = replace(houses(1), means=torch.tensor([[10.0, 0, 1.5]]), log_scales=torch.full((1, 3), math.log(2.0)))
-    kept, dropped = accepted_parts({"v": Gaussians.concat([houses(), cellar, tower])}, {"v": STRETCH}, LIMITS)
+    kept, dropped, _ = accepted_parts({"v": Gaussians.concat([houses(), cellar, tower])}, {"v": STRETCH}, LIMITS)
     assert bits(kept["v"]) == bits(houses())
     assert (dropped["fog"], dropped["unseen"]) == (1, 4)
 
 
 def test_without_limits_all_is_accepted() -> None:
     parts = {"v": replace(houses(), means=houses().means - torch.tensor([0.0, 0, 400]))}
-    kept, dropped = accepted_parts(parts, {"v": STRETCH}, None)
+    kept, dropped, _ = accepted_parts(parts, {"v": STRETCH}, None)
     assert bits(kept["v"]) == bits(parts["v"])
     assert dropped == {}
 
 
-def test_a_vehicle_with_one_waypoint_is_not_judged_by_sight() -> None:
-    lone = replace(STRETCH, waypoints_m=WAY[:1])
-    kept, dropped = accepted_parts({"v": houses()}, {"v": lone}, LIMITS)
-    assert len(kept["v"]) == 20
-    assert sum(dropped.values()) == 0
+@pytest.mark.parametrize("waypoints_m", [WAY[:1], np.repeat(WAY[:1], 3, axis=0)])
+def test_a_vehicle_that_is_to_stand_is_judged_by_what_is_around_it(waypoints_m: np.ndarray) -> None:
+    fog = replace(houses(1), means=torch.tensor([[0.0, 0, 1.5]]), log_scales=torch.full((1, 3), math.log(2.0)))
+    standing = replace(STRETCH, waypoints_m=waypoints_m)
+    kept, dropped, _ = accepted_parts({"v": Gaussians.concat([houses(), fog])}, {"v": standing}, LIMITS)
+    assert 0 < len(kept["v"]) <= 20
+    assert dropped["fog"] == 1
 
 
-def test_a_vehicle_that_is_to_stand_is_not_judged_by_sight() -> None:
-    standing = replace(STRETCH, waypoints_m=np.repeat(WAY[:1], 3, axis=0))
-    kept, _ = accepted_parts({"v": houses()}, {"v": standing}, LIMITS)
-    assert len(kept["v"]) == 20
+def test_a_vehicle_whose_world_was_blown_up_costs_its_own_part() -> None:
+    """Within limits where it was sent, beyond them where it is said to lie."""
+    stretches = {name: replace(STRETCH, vehicle=name) for name in "ab"}
+    away = replace(houses(1), means=torch.tensor([[3 * LIMITS.farthest_m, 0, 0]]))
+    parts = {"a": houses(20, 1), "b": Gaussians.concat([houses(), away])}
+    kept, _, losses = accepted_parts(parts, stretches, LIMITS)
+    assert [(loss.vehicle, loss.cause) for loss in losses] == [("b", Cause.VALUES)]
+    assert list(kept) == ["a"]
 
 
 def test_a_crowd_beside_sparse_neighbours_is_thinned() -> None:
@@ -275,7 +281,7 @@ def test_a_crowd_beside_sparse_neighbours_is_thinned() -> None:
     crowd = replace(crowd, means=crowd.means + torch.tensor(rng.normal(0, 0.2, crowd.means.shape)).float())
     stretches = {name: replace(STRETCH, vehicle=name, max_gaussians=1000) for name in "abc"}
     parts = {"a": houses(40, 1), "b": crowd, "c": houses(40, 2)}
-    kept, dropped = accepted_parts(parts, stretches, LIMITS)
+    kept, dropped, _ = accepted_parts(parts, stretches, LIMITS)
     assert len(kept["b"]) < len(crowd) / 2
     assert dropped["crowded"] >= len(crowd) / 2
     assert len(kept["a"]) == len(kept["c"]) == 40
@@ -298,7 +304,7 @@ def test_what_passed_at_the_limit_still_does_in_the_world_of_all() -> None:
     assert isinstance(upload, FitReply)
     larger = upload.gaussians.map(torch.clone)
     larger.log_scales.add_(math.log(1.03))
-    kept, _ = accepted_parts({"v": larger}, {"v": STRETCH}, LIMITS)
+    kept, _, _ = accepted_parts({"v": larger}, {"v": STRETCH}, LIMITS)
     assert len(kept["v"]) >= 20
 
 
