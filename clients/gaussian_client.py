@@ -61,6 +61,7 @@ from recon.scene_scale import scene_scale
 from recon.views import View, Views, placed
 
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
+ALIGN_WHOLE: Final = 0.6  # share of an image from which on others' Gaussians nearly fill it
 SKY_M: Final = 1000.0  # see `initial_points`: where skies start, beyond the ways of all that are in sight
 RATES: Final = ("quats_lr", "log_scales_lr", "logit_opacities_lr", "sh_lr")  # of a fit, that `rate` is a share of
 ALIGN_STEPS: Final = (40, 30, 30)
@@ -232,10 +233,16 @@ def as_taken(gaussians: Gaussians, limits: AcceptanceConfig) -> Gaussians:
 
 
 def showing(other: Gaussians, views: Sequence[View], most: int = ALIGN_VIEWS) -> list[View]:
-    """The views of which others' Gaussians cover the largest shares, in order; none with less than `ALIGN_SHARE`."""
+    """The views of which others' Gaussians cover the largest shares, in order; none with less than `ALIGN_SHARE`.
+
+    Up to twice as many of those that they cover nearly whole: what is there was looked at from near by, whereas views
+    that show a little of others' Gaussians show these from where their owner never was.
+    """
     shares = [covered_share(other, view) for view in views]
-    best = sorted(range(len(views)), key=lambda index: -shares[index])[:most]
-    return [views[index] for index in sorted(best) if shares[index] >= ALIGN_SHARE]
+    best = sorted(range(len(views)), key=lambda index: -shares[index])
+    chosen = [index for index in best[:most] if shares[index] >= ALIGN_SHARE]
+    chosen += [index for index in best[most : 2 * most] if shares[index] >= ALIGN_WHOLE]
+    return [views[index] for index in sorted(chosen)]
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from strategies.gaussian_scene import around, near_rows, whole
 from strategies.gaussian_state import BASE, FusionState
 
 OLD_MARKS_WITHIN_M: Final = 60.0  # from a vehicle's waypoints: an earlier scene's landmarks within it are sent
+SETTLED: Final = 0.95  # of its loss, which a vehicle that looks at all its neighbours must come below to be moved
 FEWEST: Final = RegisterConfig().fewest  # landmarks that can be found; whoever has fewer is looked for by images
 
 
@@ -114,10 +115,11 @@ def unplaced(plan: Plan, parts: Iterable[str], links: Iterable[Link]) -> list[st
 def settle(state: FusionState, plan: Plan, links: Iterable[Link]) -> None:
     """Where a vehicle sees all its neighbours is taken off where it is believed to be; links to others do not count.
 
-    Nobody comes to lie farther from where positioning has it than positioning errs: then it stays where it was.
+    Who sees them no better than before stays where it was found pair by pair; and nobody comes to lie farther from
+    where positioning has it than positioning errs.
     """
     for link in links:
-        if link.b == ALL:
+        if link.b == ALL and link.after <= SETTLED * link.before:
             moved = state.world_from[link.a] @ link.a_from_b.inverse()
             if near_seed(moved, plan[link.a].centre_m):
                 state.world_from[link.a] = moved

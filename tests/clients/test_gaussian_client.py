@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import clients.gaussian_client
-from clients.gaussian_client import GaussianClient, VehicleFrames
+from clients.gaussian_client import GaussianClient, VehicleFrames, showing
 from clients.gaussian_messages import (
     ALL,
     LIDAR,
@@ -212,6 +212,25 @@ def test_what_it_does_not_see_it_does_not_align() -> None:
     assert client().align(AlignRequest({"b": away})).found == {}
     assert client().align(AlignRequest({"b": away}, together=True)).found == {}
     assert client().align(AlignRequest({})).found == {}
+
+
+@pytest.mark.parametrize(
+    ("shares", "chosen"),
+    [
+        ([0.1, 0.2, 0.14, 0.5], [1, 3]),  # at least 0.15
+        ([*[0.2] * 4, *[0.3] * 8], [4, 5, 6, 7, 8, 9, 10, 11]),  # no more than eight, the best
+        ([*[0.7] * 10, *[0.5] * 5], list(range(10))),  # but all that are nearly filled
+        ([0.9] * 30, list(range(16))),  # up to twice as many
+    ],
+)
+def test_whoever_fills_more_images_is_aligned_by_more(
+    shares: list[float], chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(shares)
+    monkeypatch.setattr("clients.gaussian_client.covered_share", lambda *_: next(left))
+    views = [client().learned[0]] * len(shares)
+    numbered = [replace(view, source=str(number)) for number, view in enumerate(views)]
+    assert [int(view.source) for view in showing(cube(), numbered)] == chosen
 
 
 def test_all_together_are_one_similarity() -> None:

@@ -241,6 +241,14 @@ def test_only_what_was_found_of_all_together_settles_a_vehicle() -> None:
     assert east_m == {"a": 1, "b": 0.75, "c": 1}
 
 
+@pytest.mark.parametrize(("after", "east_m"), [(0.47, 0.75), (0.48, 1.0)])
+def test_who_sees_its_neighbours_no_better_stays(after: float, east_m: float) -> None:
+    """0.475 is 95 % of the loss before."""
+    state = state_of("b", world_from={"b": shifted(1)})
+    settle(state, PLAN, [replace(seen("b?", shifted(0.25)), b=ALL, after=after)])
+    assert float(state.world_from["b"].translation_m[0]) == east_m
+
+
 def test_nobody_settles_farther_off_than_positioning_errs() -> None:
     """Each answer is within 5 m of where the vehicle was believed to lie, but after two it would lie 6 m off."""
     state, off = state_of("ab", world_from=dict.fromkeys("ab", HERE)), replace(seen("b?", shifted(-3)), b=ALL)
