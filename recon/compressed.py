@@ -24,6 +24,7 @@ CHANGE_STEPS: Final = {name: step / 4 for name, step in STEPS.items()}
 POINT_STEP_M: Final = 2**-10
 OCTAVE: Final = 16  # steps in which a visibility doubles
 _LEAST_VISIBILITY: Final = 1e-6
+_MOST_OCTAVES: Final = 40  # more pixels than any views have, and few enough that sums of many stay finite
 _HEAD: Final = np.dtype([("count", "<u4"), ("coefficients", "<u4")])
 _BYTES: Final = 4  # of a number before it is deflated
 Bytes = UInt8[ndarray, "b"]
@@ -110,7 +111,7 @@ def expand_update(data: ndarray, gaussians: Gaussians) -> tuple[Int64[Tensor, "r
         raise ValueError(f"rows of an update must rise and lie below {len(gaussians)}")
     named = zip(shapes.items(), columns, strict=True)
     changes = {name: _off_grid(column, CHANGE_STEPS[name], shape) for (name, shape), column in named}
-    exponents = np.clip(seen[:, 0] / OCTAVE, -126, 126)
+    exponents = np.clip(seen[:, 0] / OCTAVE, -_MOST_OCTAVES, _MOST_OCTAVES)
     return rows, Update(changes, torch.from_numpy(np.exp2(exponents).astype(np.float32)))
 
 

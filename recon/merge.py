@@ -117,7 +117,7 @@ def merged_parts(
 
     Where several have a share in a place, shares are in proportion to visibility there too, and sum to one. What lies
     outside its party's region stays nevertheless where those whose region it is have nothing: cameras look farther
-    than they drive.
+    than they drive. If several fill one gap, all of theirs stays.
 
     Args:
         parts: in any order; names differ.

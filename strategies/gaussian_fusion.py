@@ -3,27 +3,21 @@
 First every vehicle fits its stretch. Then vehicles say where their neighbours lie in their own worlds; RSUs and the
 cloud lay all worlds out, and after the last such round merge. Further rounds refine at the vehicles' images. Sets
 change their size, so nothing is averaged by position in an array: a place belongs to the region that it lies in. No
-image and no pose is sent. This class asks and counts; `gaussian_placing`, `gaussian_scene` and `gaussian_trust` do the
-mathematics.
+image and no pose is sent. This class asks and counts; what answers come to is in `gaussian_closing`, and the
+mathematics in `gaussian_placing`, `gaussian_scene` and `gaussian_trust`.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from clients.gaussian_messages import ALIGN, FIT, REFINE, RefineReply
-from clients.gaussian_wire import (
-    MISSING,
-    TEACHER,
-    decode_align_reply,
-    decode_refine_reply,
-    encode_align,
-)
+from clients.gaussian_messages import ALIGN, FIT, REFINE
+from clients.gaussian_wire import MISSING, TEACHER, encode_align
 from clients.messages import (
     TrainReply,
     TrainRequest,
@@ -33,20 +27,9 @@ from clients.messages import (
     encode_request,
     to_record,
 )
-from recon.compressed import compress_gaussians, compress_update, expand_gaussians, expand_update
-from recon.gaussians import Gaussians
 from recon.plan import Plan
-from recon.refine import Update, seen_rows, spread
 from strategies.gate import Cause
-from strategies.gaussian_aligning import (
-    believed_links,
-    named,
-    pair_requests,
-    place,
-    settle,
-    settling_requests,
-    unplaced,
-)
+from strategies.gaussian_aligning import named, pair_requests, settling_requests
 from strategies.gaussian_asking import (
     bytes_between_rsus,
     bytes_to_rsus,
@@ -56,25 +39,12 @@ from strategies.gaussian_asking import (
     refine_requests,
     seen_by,
 )
+from strategies.gaussian_closing import Closed, close_align, close_fit, close_refine
 from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_judging import capped, decoded, evaluate_report
 from strategies.gaussian_report import FusionReport
-from strategies.gaussian_scene import (
-    Around,
-    fused_at_rsu,
-    fused_in_cloud,
-    in_world,
-    joined_by,
-    limited,
-    moved_by,
-    pooled_at_rsus,
-    smoothed,
-    spread_over,
-    weighed,
-    whole,
-)
+from strategies.gaussian_scene import Around, whole
 from strategies.gaussian_state import FusionState
-from strategies.gaussian_trust import accepted_parts, believed, upload_of
 from strategies.membership import NotEnoughVehicles, greet, wait_for_nodes
 from strategies.report import EvaluateReport, Loss, tally
 from strategies.rsu_round import error_loss, share_of
@@ -212,10 +182,10 @@ class GaussianFusion(Strategy):
         job, wanted = self.job, len(self._asked)
         answers = self._answers(replies, decode_train_reply)
         self.state.traffic = self.state.traffic.plus(vehicle_up=sum(count_bytes(r.arrays) for r in answers.values()))
-        close = {FIT: self._close_fit, ALIGN: self._close_align, REFINE: self._close_refine}[job]
-        accepted, extra = close(answers)
+        closed = self._closed(job, answers)
+        self._losses += closed.losses
         self.state.round += 1
-        self.state.accepted += len(accepted)
+        self.state.accepted += len(closed.accepted)
         losses = self._counted_losses()
         held = self.state.scene or self.state.parts
         report = FusionReport(
@@ -223,15 +193,17 @@ class GaussianFusion(Strategy):
             job=job,
             wall_s=time.monotonic() - self._began_s,
             wanted=wanted,
-            accepted=len(accepted),
+            accepted=len(closed.accepted),
             gaussians={name: len(gaussians) for name, gaussians in sorted(held.items())},
             traffic=self.state.traffic,
-            vehicle_metrics={vehicle: dict(answers[vehicle].metrics) for vehicle in sorted(accepted)},
+            vehicle_metrics={vehicle: dict(answers[vehicle].metrics) for vehicle in closed.accepted},
             losses=losses,
-            **extra,
+            dropped=closed.dropped,
+            links=closed.links,
+            unplaced=closed.unplaced,
         )
         self._on_round(report)
-        return None, MetricRecord({"accepted": len(accepted), "gaussians": sum(report.gaussians.values())})
+        return None, MetricRecord({"accepted": len(closed.accepted), "gaussians": sum(report.gaussians.values())})
 
     def _counted_losses(self) -> tuple[Loss, ...]:
         """What was lost since the last time, logged and counted."""
@@ -258,102 +230,13 @@ class GaussianFusion(Strategy):
         self._losses += [Loss(vehicle, Cause.LATE, "no answer before the deadline") for vehicle in waiting.values()]
         return answers
 
-    def _close_fit(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
-        accepted = []
-        for vehicle, answer in sorted(answers.items()):
-            limits = (self.config.acceptance, self.config.landmarks)
-            upload = decoded(self._losses, vehicle, upload_of, answer, self.plan[vehicle], *limits)
-            if isinstance(upload, Loss):
-                self._losses.append(upload)
-            elif upload is not None and not len(upload.gaussians):
-                self._losses.append(Loss(vehicle, Cause.VALUES, "sent no Gaussian"))
-            elif upload is not None:
-                self.state.parts[vehicle] = upload.gaussians
-                if len(upload.landmarks):
-                    self.state.landmarks[vehicle] = upload.landmarks
-                accepted.append(vehicle)
-        return accepted, {}
-
-    def _close_align(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
-        replies = {
-            vehicle: reply
-            for vehicle, answer in sorted(answers.items())
-            if (reply := decoded(self._losses, vehicle, decode_align_reply, answer)) is not None
-        }
-        links = believed_links(replies, self._named, self.plan)
-        extra: dict[str, Any] = {"links": links}
-        if self.state.round == 1:
-            place(self.state, self.plan, links)
-            extra["unplaced"] = tuple(unplaced(self.plan, self.state.parts, links))
-        else:
-            settle(self.state, self.plan, links)
-        last = self.state.round == self.config.align_rounds
-        return sorted(replies), {**extra, "dropped": self._merge() if last else {}}
-
-    def _merge(self) -> dict[str, int]:
-        """Look at what was sent, merge at RSUs and in the cloud. Returns what was dropped, by cause."""
-        state, plan, config = self.state, self.plan, self.config
-        parts, dropped = in_world(state.parts, state.world_from), dict[str, int]()
-        scene: dict[str, Gaussians] = {}
-        for rsu in plan.rsus:
-            own = {s.vehicle: s for s in plan.of_rsu(rsu) if s.vehicle in parts}
-            kept, causes, losses = accepted_parts({name: parts[name] for name in own}, own, config.acceptance)
-            self._losses += losses
-            if kept:
-                scene[rsu] = fused_at_rsu(rsu, kept, plan, config)
-            dropped = {cause: dropped.get(cause, 0) + causes.get(cause, 0) for cause in {**dropped, **causes}}
-        if not scene:
-            state.scene = dict(state.base)
-            return dropped
-        sent = {rsu: compress_gaussians(gaussians) for rsu, gaussians in scene.items()}
-        state.traffic = state.traffic.plus(cloud_up=count_bytes(sent))
-        scene = {rsu: expand_gaussians(data) for rsu, data in sent.items()}
-        if state.base:
-            state.scene, state.free = joined_by(state.base, scene, plan, config)
-        else:
-            state.scene = fused_in_cloud(scene, plan, config)
-        state.scene = limited(state.scene, plan, config, state.free or None)
-        return dropped
-
-    def _close_refine(self, answers: Mapping[str, TrainReply]) -> tuple[list[str], dict]:
-        state, config = self.state, self.config
-        arrived = {
-            vehicle: reply
-            for vehicle, answer in sorted(answers.items())
-            if (reply := self._decoded_update(vehicle, answer)) is not None
-        }
-        replies, losses = believed(arrived)
-        self._losses += losses
-        if len(replies) < max(1, share_of(config.quorum, len(self._asked))):
-            logger.warning("round %d: %d updates, the quorum is not met", state.round + 1, len(replies))
-            return [], {}
-        updates = self._sent_to_cloud(pooled_at_rsus(state.scene, self._by_rsu(replies)))
-        moved = moved_by(state.scene, updates, config.step_at(self._refine_round), state.free or None)
-        state.scene = limited(moved, self.plan, config, state.free or None)
-        if config.momentum:
-            state.teacher = smoothed(state.teacher or None, state.scene, config.momentum)
-        return sorted(replies), {}
-
-    def _decoded_update(self, vehicle: str, answer: TrainReply) -> RefineReply | None:
-        return decoded(self._losses, vehicle, decode_refine_reply, answer, self._sent[vehicle].gaussians)
-
-    def _sent_to_cloud(self, updates: Mapping[str, Update]) -> dict[str, Update]:
-        """RSUs' updates as they arrive, counted."""
-        sent = {rsu: compress_update(*seen_rows(update)) for rsu, update in updates.items()}
-        self.state.traffic = self.state.traffic.plus(cloud_up=count_bytes(sent))
-        everything = whole(self.state.scene)
-        arrived = {rsu: expand_update(data, everything) for rsu, data in sent.items()}
-        return {rsu: spread(update, rows, len(everything)) for rsu, (rows, update) in arrived.items()}
-
-    def _by_rsu(self, replies: Mapping[str, RefineReply]) -> dict[str, dict]:
-        count = sum(len(gaussians) for gaussians in self.state.scene.values())
-        updates = {name: spread_over(r.update, r.rows, self._sent[name], count) for name, r in replies.items()}
-        if self.config.block_weighting:
-            updates = weighed(updates, {name: reply.metrics for name, reply in replies.items()})
-        out: dict[str, dict] = {}
-        for name, update in updates.items():
-            out.setdefault(self.plan[name].rsu, {})[name] = update
-        return out
+    def _closed(self, job: str, answers: Mapping[str, TrainReply]) -> Closed:
+        facts = (self.state, self.plan, self.config, answers)
+        if job == FIT:
+            return close_fit(*facts)
+        if job == ALIGN:
+            return close_align(*facts, self._named)
+        return close_refine(*facts, self._sent, self._refine_round)
 
     # 3. Evaluate at the vehicles, once there is a scene.
 

@@ -28,6 +28,7 @@ from tests.strategies.street import (
     restored,
     with_arrays,
     with_gaussians,
+    with_means_times,
     with_metrics,
 )
 
@@ -101,6 +102,15 @@ def test_a_huge_quality_ends_nothing(value: float) -> None:
     driven = Driven(block_weighting=True)
     driven.grid.behaviour[1, TRAIN] = only(REFINE, with_metrics(**{"psnr-db": value}))
     assert driven.run().state.round == driven.config.num_rounds
+
+
+def test_claims_of_sight_beyond_all_numbers_end_nothing() -> None:
+    """Each within what a float holds, and their sum was not; what each would do is done all the same."""
+    driven = Driven()
+    driven.grid.behaviour |= {(node_id, TRAIN): only(REFINE, with_means_times(1.0, 1e37)) for node_id in (1, 2, 3, 4)}
+    driven.run()
+    assert driven.state.losses == {}
+    assert all(torch.isfinite(part.means).all() for part in driven.state.scene.values())
 
 
 def test_who_does_not_join_is_counted_where_nobody_makes_up_for_it() -> None:
