@@ -33,7 +33,7 @@ from _federation import Federation, Outcome, centralised, federate, quiet
 from _harness import Claim
 
 from clients.gaussian_messages import LIDAR
-from fl_app.scene_run import placement_errors
+from fl_app.placement import placement_errors
 from fl_app.survey import Survey, SurveyRequest, make_survey
 from geometry import Sim3
 from recon.distillation import opacity_distillation

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
@@ -17,6 +16,7 @@ from clients.gaussian_messages import ALIGN
 from fl_app import checkpoint, console
 from fl_app.history import History, evaluate_row, fusion_row
 from fl_app.holdings import replanned, survey_of
+from fl_app.placement import placement_errors
 from fl_app.run import RunFailed, make_folder, run_folder
 from fl_app.run_config import RunConfig
 from fl_app.scene_leakage import leakage_row, leakages
@@ -25,7 +25,6 @@ from fl_app.scene_start import begun, resumed
 from fl_app.scene_tables import replanned_line
 from fl_app.survey import Survey
 from fl_app.tracking import Tracker, check_reachable, default_uri
-from geometry import Sim3
 from recon.plan import Plan
 from recon.ply import write_ply
 from recon.spz import write_spz
@@ -130,25 +129,6 @@ class SceneRun:
         except OSError as error:
             logger.error("round %d: no checkpoint (%s); the one before is kept", self.state.round, error)
             self._log(self.state.round, {"checkpoint/failed": 1.0})
-
-
-def placement_errors(survey: Survey, state: FusionState) -> dict[str, float]:
-    """How far vehicles' cameras are from where they were, mean of each: as positioned, and after alignment.
-
-    Only a simulation can know.
-    """
-    row: dict[str, float] = {}
-    for vehicle in survey.vehicles:
-        if vehicle.vehicle not in state.world_from:
-            continue
-        centres_m = np.array([frame.camera.world_from_cam.translation_m for frame in vehicle.train])
-        for name, world_from_own in (("seed", Sim3.identity()), ("error", state.world_from[vehicle.vehicle])):
-            moved_m = (world_from_own @ vehicle.own_from_data).apply(centres_m)
-            row[f"vehicle/{vehicle.vehicle}/{name}-m"] = float(np.linalg.norm(moved_m - centres_m, axis=1).mean())
-    for name in ("seed", "error"):
-        values = [value for key, value in row.items() if key.endswith(f"/{name}-m")]
-        row[f"align/{name}-m"] = float(np.mean(values)) if values else 0.0
-    return row
 
 
 def execute_scene(config: RunConfig, grid: Grid) -> Path:
