@@ -1,6 +1,7 @@
 """Real engines and real processes. Everything here runs outside `make check`."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ class Simulation:
         )
 
     def start(self, *flags: str, config: str = "") -> subprocess.Popen:
+        """A run to be broken off: it heeds Ctrl-C also where a shell started the tests in the background."""
         return subprocess.Popen(
             self.command(*flags, config=config),
             cwd=ROOT,
@@ -43,6 +45,7 @@ class Simulation:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
