@@ -63,7 +63,7 @@ from recon.views import View, Views, placed
 ALIGN_VIEWS, ALIGN_SHARE = 8, 0.15  # images that a neighbour is aligned by, and the least share that shows it
 ALIGN_WHOLE: Final = 0.6  # share of an image from which on others' Gaussians nearly fill it
 SKY_M: Final = 1000.0  # see `initial_points`: where skies start, beyond the ways of all that are in sight
-RATES: Final = ("quats_lr", "log_scales_lr", "logit_opacities_lr", "sh_lr")  # of a fit, that `rate` is a share of
+RATES: Final = ("quats_lr", "log_scales_lr", "logit_opacities_lr", "sh_lr")  # of a fit, which `rate` multiplies
 ALIGN_STEPS: Final = (40, 30, 30)
 ALIGN_WEIGHTS: Final = LossWeights(depth=0.3)
 

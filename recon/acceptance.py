@@ -176,11 +176,10 @@ def check_views(
         raise ValueError(f"waypoints_m must be finite, [k, 2] or [k, 3], got shape {points.shape}")
     if not (0 < apart_m < math.inf and math.isfinite(height_m) and min(size_px) > 0):
         raise ValueError(f"check views need positive apart_m and size_px, got {apart_m} and {size_px}")
-    points = np.column_stack([points, np.zeros(len(points))])[:, :3]
-    moved = np.append(True, np.linalg.norm(np.diff(points[:, :2], axis=0), axis=1) > 0)
-    points = points[moved[: len(points)]]
     if not len(points):
         raise ValueError("waypoints_m holds no place; check views take one at least")
+    points = np.column_stack([points, np.zeros(len(points))])[:, :3]
+    points = points[np.append(True, np.linalg.norm(np.diff(points[:, :2], axis=0), axis=1) > 0)]
     stops, turns = (_stops(points, apart_m), headings_rad) if len(points) > 1 else ([(points[0], 0.0)], ALL_AROUND)
     camera = fit_camera(Camera(SE3.identity(), 1, 1, 0, 0, size_px[1], size_px[0]), fov_rad=fov_rad)
     return [

@@ -1,8 +1,9 @@
 """What a round's answers make of the state of a reconstruction: uploads, worlds, the merged scene, the refined one."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from clients.gaussian_messages import RefineReply
 from clients.gaussian_wire import decode_align_reply, decode_refine_reply
@@ -36,6 +37,7 @@ from strategies.report import Loss
 from strategies.rsu_round import share_of
 
 logger = logging.getLogger("convoy")
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Closed:
     links: tuple[Link, ...] = ()
     unplaced: tuple[str, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def _read(
+    losses: list[Loss], answers: Mapping[str, TrainReply], decode: Callable[[str, TrainReply], Reply]
+) -> dict[str, Reply]:
+    """The answers that can be read, in order of names; adds to the losses."""
+    read = {vehicle: decoded(losses, vehicle, decode, vehicle, answer) for vehicle, answer in sorted(answers.items())}
+    return {vehicle: reply for vehicle, reply in read.items() if reply is not None}
 
 
 def close_fit(state: FusionState, plan: Plan, config: FusionConfig, answers: Mapping[str, TrainReply]) -> Closed:
@@ -89,11 +99,7 @@ def close_align(
         named: whom each was asked for, see `strategies.gaussian_aligning.named`.
     """
     losses, alone = list[Loss](), tuple[str, ...]()
-    replies = {
-        vehicle: reply
-        for vehicle, answer in sorted(answers.items())
-        if (reply := decoded(losses, vehicle, decode_align_reply, answer)) is not None
-    }
+    replies = _read(losses, answers, lambda _, answer: decode_align_reply(answer))
     links = believed_links(replies, named, plan)
     if state.round == 1:
         place(state, plan, links)
@@ -146,11 +152,7 @@ def close_refine(
         number: of the refinement, from 0.
     """
     losses = list[Loss]()
-    arrived = {
-        vehicle: reply
-        for vehicle, answer in sorted(answers.items())
-        if (reply := decoded(losses, vehicle, decode_refine_reply, answer, sent[vehicle].gaussians)) is not None
-    }
+    arrived = _read(losses, answers, lambda vehicle, answer: decode_refine_reply(answer, sent[vehicle].gaussians))
     replies, disbelieved = believed(arrived)
     losses += disbelieved
     if len(replies) < max(1, share_of(config.quorum, len(sent))):

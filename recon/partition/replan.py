@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -53,18 +53,22 @@ def replan(problem: Problem, before: Sequence[str | None], slack: float = 0.05, 
         few: what there shall be little of.
 
     Raises:
-        ValueError: `before` is not as long as the cameras, slack is negative, or as `optimum_s`.
+        ValueError: `before` is not as long as the cameras, slack is negative, `few` is neither, or as `optimum_s`.
         ImportError: scipy is missing and metres are counted.
     """
     if len(before) != len(problem):
         raise ValueError(f"before names the owners of {len(before)} cameras, want one for each of {len(problem)}")
     if not slack >= 0:
         raise ValueError(f"slack must be 0 or more, got {slack}")
+    if few not in get_args(Few):
+        raise ValueError(f"few is one of {', '.join(get_args(Few))}, got {few!r}")
     index = {worker.name: k for k, worker in enumerate(problem.workers)}
     held = np.array([-1 if name is None else index.get(name, -1) for name in before])
     least_s = optimum_s(problem)
-    counted = problem.costs_m2 + _move_cost_m2(problem) * _moves(held, len(problem.workers))
-    costs = counted if few == "moves" else _metres_m2(problem, held)
+    if few == "moves":
+        costs = problem.costs_m2 + _move_cost_m2(problem) * _moves(held, len(problem.workers))
+    else:
+        costs = _metres_m2(problem, held)
     owner = cheapest_assignment(costs, problem.capacities((1 + slack) * least_s))
     return Replan(partition_of(problem, owner), owner != held, least_s)
 

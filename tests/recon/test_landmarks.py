@@ -65,6 +65,13 @@ def test_what_is_no_surface_is_left_out() -> None:
     assert (surface.xyz_m[:, 2] > 2.0).mean() < 0.05
 
 
+def test_points_on_a_line_face_nowhere() -> None:
+    """A wire without noise: twelve neighbours lie in any plane through it, and rounding would choose one."""
+    along_m = np.linspace(0, 8, 4000)[:, None]
+    wire = np.array([-4.0, 6.0, 1.0]) + along_m * np.array([0.8, 0.36, 0.48])  # a unit vector
+    assert surface_map([sweep(wire)]) is None
+
+
 def test_single_returns_and_those_too_near_or_too_far_do_not_count() -> None:
     rng = np.random.default_rng(3)
     lone, far = np.array([[2.0, 5.0, 3.0]]), floor(rng, 4000, 1.0) + np.array([0, FARTHEST_M + 5, 0])

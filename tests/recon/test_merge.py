@@ -271,6 +271,14 @@ def test_what_views_hardly_show_is_left_alone() -> None:
         torch.testing.assert_close(change[:-1], alone.changes[name], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_distillation_bears_a_part_of_next_to_nothing(count: int) -> None:
+    many, few = part("west", cube(40)), part("east", cube(300).select(torch.arange(count)))
+    cameras = {"west": views()[:1], "east": views()[4:5]}
+    for parts in ([many, few], [few, many]):
+        assert len(opacity_distillation(parts, cameras, epochs=1, min_opacity=0.0)) == 40 + count
+
+
 def test_distillation_learns_opacity_alone() -> None:
     halves = [cube().select(cube().means[:, 0] < 0.3), cube().select(cube().means[:, 0] > -0.3)]
     sides = [part("west", halves[0]), part("east", halves[1])]
@@ -295,6 +303,8 @@ def test_distillation_learns_opacity_alone() -> None:
         (lambda: Part("a", cube(3), power_region(SITES, 0), torch.ones(2)), "one number for each of 3"),
         (lambda: Part("a", cube(3), power_region(SITES, 0), -torch.ones(3)), "finite and not negative"),
         (lambda: opacity_distillation([], {}), "at least one part"),
+        (lambda: merge([part("west", cube(3), 1.0), part("east", cube(3))], 1.0), "east have no visibility"),
+        (lambda: Duplicates(size_share=-0.1), "size_share and colour of 0 or more"),
     ],
 )
 def test_bad_arguments_are_named(call: Any, message: str) -> None:

@@ -313,3 +313,10 @@ def test_no_place_left() -> None:
 def test_bad_config(field: dict) -> None:
     with pytest.raises(ValueError, match="ShiftConfig"):
         ShiftConfig(**field)
+
+
+def test_whoever_needs_time_where_nobody_has_to_is_infinitely_slower() -> None:
+    workers = [Worker("a", (0, 0), math.inf), Worker("b", (10, 0), 1)]
+    problem = Problem.of(np.array([[9.0, 0], [10.0, 0]]), workers)
+    assert report(problem, nearest(problem), optimum_s(problem)).ratio == math.inf  # two seconds at b, none at a
+    assert report(problem, exact(problem), optimum_s(problem)).ratio == 1.0

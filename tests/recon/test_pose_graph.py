@@ -123,6 +123,12 @@ def test_a_single_region_needs_no_edges() -> None:
     assert list(solve([], "a")) == ["a"]
 
 
+def test_a_first_guess_does_not_join_what_no_edge_does() -> None:
+    edges = [Edge("a", "b", shifted(1.0)), Edge("c", "d", shifted(1.0))]
+    with pytest.raises(ValueError, match="no edges lead from 'a' to c, d"):
+        solve(edges, "a", start=dict.fromkeys("abcd", Sim3.identity()))
+
+
 def test_regions_that_nothing_joins_are_named() -> None:
     with pytest.raises(ValueError, match="no edges lead from 'a' to c, d"):
         solve([Edge("a", "b", shifted(1)), Edge("c", "d", shifted(1))], "a")
