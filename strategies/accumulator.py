@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from strategies.arithmetic import CHUNK, Arrays, add_scaled, cast, is_integer, scaled, sum_dtype
+from strategies.arithmetic import (
+    CHUNK,
+    Arrays,
+    add_scaled,
+    add_scaled_difference,
+    cast,
+    is_integer,
+    scaled,
+    sum_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -15,8 +24,8 @@ class RuleConfig:
     """Settings of the robust rules.
 
     Args:
-        trim_fraction: share cut from each end by the trimmed mean, in [0, 0.5).
-        byzantine: number of liars that Krum is to survive (f).
+        trim_fraction: share cut from each end by the trimmed mean, in [0, 0.5); it cuts `byzantine` updates at least.
+        byzantine: number of liars among the updates of one aggregate that a rule is to survive (f).
         clip_norm: longest update (L2, all float tensors together) that norm clipping lets through.
 
     Raises:
@@ -44,10 +53,15 @@ class Accumulator(ABC):
         self.count, self.weight = 0, 0.0
 
     def add(self, arrays: Mapping[str, ndarray], weight: float) -> None:
-        """Take one update, which is neither kept by reference past `result` nor written to."""
+        """Takes one update, which is neither kept by reference past `result` nor written to."""
         self.count += 1
         self.weight += weight
         self._add(arrays, weight)
+
+    @staticmethod
+    def count_needed(config: RuleConfig) -> int:
+        """Returns the fewest updates with which it survives `config.byzantine` liars; 1 where it promises nothing."""
+        return 1
 
     @abstractmethod
     def _add(self, arrays: Mapping[str, ndarray], weight: float) -> None: ...
@@ -101,8 +115,7 @@ class DeltaMean:
         self._weight += weight
         for name, start in self._reference.items():
             step = 1.0 if is_integer(start.dtype) else scale
-            add_scaled(self._sum[name], arrays[name], weight * step)
-            add_scaled(self._sum[name], start, -weight * step)
+            add_scaled_difference(self._sum[name], arrays[name], start, weight * step)
 
     def result(self) -> Arrays:
         weight = self._weight or 1.0

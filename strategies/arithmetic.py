@@ -1,5 +1,6 @@
 """Sums, products and lengths over models of many tensors, in pieces that fit the cache."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -35,15 +36,29 @@ def model_norm(arrays: Mapping[str, ndarray]) -> float:
 def add_scaled(total: ndarray, values: ndarray, share: float, scratch: ndarray | None = None) -> None:
     """total += values * share, in place, rounding after the product and after the sum as numpy would.
 
-    `total` is C-contiguous; `scratch` may be lent, `CHUNK` elements of its dtype.
+    Product and sum are taken in the dtype of `total`, whatever that of `values`. `total` is C-contiguous; `scratch` may
+    be lent, `CHUNK` elements of its dtype.
     """
     scratch = np.empty(CHUNK, total.dtype) if scratch is None else scratch
     flat_total, flat = total.reshape(-1), values.ravel()
     for begin in range(0, flat.size, CHUNK):
         part = flat[begin : begin + CHUNK]
-        product = np.multiply(part, share, out=scratch[: part.size], casting="same_kind")
+        product = np.multiply(part, share, out=scratch[: part.size], dtype=total.dtype, casting="unsafe")
         target = flat_total[begin : begin + CHUNK]
         np.add(target, product, out=target)
+
+
+def add_scaled_difference(total: ndarray, values: ndarray, start: ndarray, share: float) -> None:
+    """total += (values - start) * share, in place, each step in the dtype of `total`, which is C-contiguous.
+
+    The difference comes first: added and subtracted one by one, a large multiple of `values` loses its low digits.
+    """
+    flat_total, flat, flat_start = total.reshape(-1), values.ravel(), start.ravel()
+    for begin in range(0, flat.size, CHUNK):
+        end = begin + CHUNK
+        step = np.subtract(flat[begin:end], flat_start[begin:end], dtype=total.dtype, casting="unsafe")
+        step *= share
+        flat_total[begin:end] += step
 
 
 def is_integer(dtype: np.dtype) -> bool:
@@ -59,6 +74,21 @@ def sum_dtype(dtype: np.dtype) -> np.dtype:
 def scaled(values: ndarray, share: float, dtype: np.dtype) -> ndarray:
     """values * share as a new C-contiguous array in the dtype that sums of `dtype` are taken in."""
     return np.asarray(np.multiply(values, share, dtype=sum_dtype(dtype), order="C"))  # a 0-d product is a scalar
+
+
+def wide_dtype(dtype: np.dtype) -> np.dtype:
+    """Returns the dtype that arithmetic on tensors of `dtype` is done in: float32 for half floats, else its own."""
+    return np.result_type(dtype, np.float32) if dtype.kind == "f" else dtype
+
+
+def share_of(fraction: float, count: int) -> int:
+    """`fraction` of `count`, rounded up; the product's own rounding error does not count (0.07 of 100 is 7)."""
+    return math.ceil(fraction * count - 1e-9)
+
+
+def floor_share(fraction: float, count: int) -> int:
+    """Returns `fraction` of `count`, rounded down, but for the product's own rounding error (0.29 of 100 is 29)."""
+    return math.floor(fraction * count + 1e-9)
 
 
 def cast(values: ndarray, dtype: np.dtype) -> ndarray:

@@ -1,6 +1,7 @@
 """The reply gate: nothing reaches an aggregate that does not fit the model, is not finite, or weighs too much."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,6 +11,7 @@ from numpy import ndarray
 from strategies.arithmetic import model_norm, update_norm
 from strategies.packing import Layout
 
+NORM_ROUNDS = 3
 LARGEST_INTEGER = 2.0**53  # whole numbers up to here are exact in the sums
 
 
@@ -38,9 +40,11 @@ class GateConfig:
     """Limits of what is let through.
 
     Args:
-        max_examples: largest "num-examples" that is believed: the weight is the vehicle's own word.
+        max_examples: largest "num-examples" that is let in.
         max_update_ratio: longest update, as a multiple of the model's own L2 norm.
-        max_norm_growth: longest update, as a multiple of the median accepted in the RSU's last round; 0 for no limit.
+        max_norm_growth: longest update, as a multiple of the usual length in the RSU's last rounds; 0 for no limit.
+        max_weight_ratio: largest weight of a vehicle, as a multiple of the median number of examples in the fleet; 0
+            for no limit but `max_examples`.
 
     Raises:
         ValueError: a limit that is not positive.
@@ -49,10 +53,13 @@ class GateConfig:
     max_examples: int = 1_000_000
     max_update_ratio: float = 3.0
     max_norm_growth: float = 10.0
+    max_weight_ratio: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.max_examples < 1 or not self.max_update_ratio > 0 or self.max_norm_growth < 0:
+        if self.max_examples < 1 or not self.max_update_ratio > 0 or not self.max_norm_growth >= 0:
             raise ValueError(f"gate limits must be positive, got {self}")
+        if self.max_weight_ratio and not self.max_weight_ratio >= 1:
+            raise ValueError(f"max_weight_ratio must be 0 or at least 1, got {self.max_weight_ratio}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class ReplyGate:
     Args:
         reference: the model that was sent.
         config: limits.
-        typical_norm: median length of the updates accepted in the last round, 0 if there was none.
+        typical_norm: usual length of the RSU's updates, 0 if there was none; see `typical_norm`.
         layout: how `reference` is packed, when the caller packs the replies anyway.
     """
 
@@ -105,6 +112,23 @@ class ReplyGate:
         if norm > self._norm_limit:
             return Verdict(Cause.NORM, f"update length {norm:.3g}, allowed {self._norm_limit:.3g}", norm)
         return Verdict(norm=norm)
+
+
+def typical_norm(recent: Sequence[float]) -> float:
+    """Returns the usual length of an RSU's updates, given the medians of its last rounds; 0 without any."""
+    return float(statistics.median(recent)) if recent else 0.0
+
+
+def remember_norms(recent: Sequence[float], norms: Sequence[float]) -> list[float]:
+    """Returns the medians of an RSU's last `NORM_ROUNDS` rounds, the new round's among them.
+
+    Args:
+        recent: medians of the rounds before, oldest first.
+        norms: lengths of the round's finite updates, refused ones included: when honest updates grow, it is they that
+            are refused, and the limit follows them within two rounds. A minority of liars cannot move a median.
+    """
+    new = [float(statistics.median(norms))] if norms else []
+    return [*recent, *new][-NORM_ROUNDS:]
 
 
 def _misfit(arrays: Mapping[str, ndarray], reference: Mapping[str, ndarray]) -> Verdict:

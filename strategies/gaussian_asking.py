@@ -12,10 +12,10 @@ from clients.messages import TrainRequest
 from recon.compressed import compress_gaussians
 from recon.gaussians import Gaussians
 from recon.plan import Plan
+from strategies.arithmetic import share_of
 from strategies.gaussian_config import FusionConfig
 from strategies.gaussian_scene import Around, around, size_limit, whole
 from strategies.gaussian_state import FusionState
-from strategies.rsu_round import share_of
 
 
 def fit_requests(plan: Plan, config: FusionConfig, here: Iterable[str]) -> dict[str, TrainRequest]:

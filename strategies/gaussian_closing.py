@@ -12,6 +12,7 @@ from recon.compressed import compress_gaussians, compress_update, expand_gaussia
 from recon.gaussians import Gaussians
 from recon.plan import Plan
 from recon.refine import Update, seen_rows, spread
+from strategies.arithmetic import share_of
 from strategies.gate import Cause
 from strategies.gaussian_aligning import believed_links, place, settle, unplaced
 from strategies.gaussian_config import FusionConfig
@@ -34,7 +35,6 @@ from strategies.gaussian_scene import (
 from strategies.gaussian_state import FusionState
 from strategies.gaussian_trust import accepted_parts, believed, upload_of
 from strategies.report import Loss
-from strategies.rsu_round import share_of
 
 logger = logging.getLogger("convoy")
 Reply = TypeVar("Reply")

@@ -28,6 +28,7 @@ from clients.messages import (
     to_record,
 )
 from recon.plan import Plan
+from strategies.arithmetic import share_of
 from strategies.gate import Cause
 from strategies.gaussian_aligning import named, pair_requests, settling_requests
 from strategies.gaussian_asking import (
@@ -45,9 +46,9 @@ from strategies.gaussian_judging import capped, decoded, evaluate_report
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import Around, whole
 from strategies.gaussian_state import FusionState
-from strategies.membership import NotEnoughVehicles, greet, wait_for_nodes
+from strategies.membership import Door, NotEnoughVehicles, greet, wait_for_nodes
+from strategies.replies import SentRequests, error_loss, stranger_loss
 from strategies.report import EvaluateReport, Loss, tally
-from strategies.rsu_round import error_loss, share_of
 
 logger = logging.getLogger("convoy")
 MOST_VIEWS = 1_000_000
@@ -78,7 +79,8 @@ class GaussianFusion(Strategy):
         self.config, self.plan, self.state = config, plan, state
         self._replan, self._on_round, self._on_evaluate = replan, on_round, on_evaluate
         self._nodes: dict[str, int] = {}
-        self._asked: dict[int, str] = {}
+        self._asked: set[str] = set()
+        self._requests = SentRequests()
         self._sent: dict[str, Around] = {}
         self._named: dict[str, set[tuple[str, str]]] = {}
         self._losses: list[Loss] = []
@@ -118,7 +120,7 @@ class GaussianFusion(Strategy):
         count = min(config.vehicles, len(expected))
         least = max(1, share_of(config.quorum, count))
         nodes = wait_for_nodes(grid, count, config.join_timeout_s, least=least)
-        members, losses = greet(grid, nodes, config.join_timeout_s, MOST_VIEWS)
+        members, losses = greet(grid, nodes, config.join_timeout_s, Door(MOST_VIEWS))
         strangers = [member for member in members if member.vehicle not in expected]
         self._losses += losses + [Loss(m.vehicle, Cause.STRANGER, "is not in the plan") for m in strangers]
         self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in expected}
@@ -137,16 +139,16 @@ class GaussianFusion(Strategy):
         self._nodes = {vehicle: node for vehicle, node in self._nodes.items() if vehicle in self.plan}
 
     def _messages(self, requests: Mapping[str, TrainRequest], kind: str) -> list[Message]:
-        self._asked = {self._nodes[vehicle]: vehicle for vehicle in requests}
+        self._asked = set(requests)
         group, down = str(self.state.round + 1), sum(count_bytes(request.arrays) for request in requests.values())
         self.state.traffic = self.state.traffic.plus(vehicle_down=down)
         more = {MISSING: ",".join(self.state.missing)} if self.state.missing else {}
-        return [
-            Message(
-                encode_request(to_record(r.arrays), {**r.config, **more}), self._nodes[vehicle], kind, group_id=group
-            )
-            for vehicle, r in sorted(requests.items())
-        ]
+        messages = []
+        for vehicle, request in sorted(requests.items()):
+            content = encode_request(to_record(request.arrays), {**request.config, **more})
+            messages.append((Message(content, self._nodes[vehicle], kind, group_id=group), vehicle))
+        self._requests = SentRequests(messages)
+        return [message for message, _ in messages]
 
     def _fit_requests(self) -> dict[str, TrainRequest]:
         places = self.plan.waypoints_of(self.plan.rsus).nbytes
@@ -216,18 +218,21 @@ class GaussianFusion(Strategy):
     def _answers(self, replies: Iterable[Message], decode: Callable[[Message], Answer]) -> dict[str, Answer]:
         """One answer a vehicle; what is late, lost, twice or no answer at all is counted."""
         answers: dict[str, Answer] = {}
-        waiting = dict(self._asked)
+        waiting = sorted(self._asked)
         for message in replies:
-            node_id = message.metadata.src_node_id
-            vehicle = waiting.pop(node_id, None)
+            vehicle = self._requests.find_vehicle(message)
             if vehicle is None:
-                name = self._asked.get(node_id, f"node-{node_id}")
-                self._losses.append(Loss(name, Cause.STRANGER, "was not asked, or has answered before"))
-            elif message.has_error():
+                self._losses.append(stranger_loss(message))
+                continue
+            if vehicle not in waiting:
+                self._losses.append(Loss(vehicle, Cause.STRANGER, "a second reply in one round"))
+                continue
+            waiting.remove(vehicle)
+            if message.has_error():
                 self._losses.append(error_loss(vehicle, message))
             elif (answer := decoded(self._losses, vehicle, decode, message)) is not None:
                 answers[vehicle] = answer
-        self._losses += [Loss(vehicle, Cause.LATE, "no answer before the deadline") for vehicle in waiting.values()]
+        self._losses += [Loss(vehicle, Cause.LATE, "no answer before the deadline") for vehicle in waiting]
         return answers
 
     def _closed(self, job: str, answers: Mapping[str, TrainReply]) -> Closed:
@@ -244,7 +249,7 @@ class GaussianFusion(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """After the merge and after every refinement, all whose world is known judge the scene."""
-        self._asked = {}
+        self._asked = set()
         if not self.state.scene:
             return []
         there = sorted(set(self.state.world_from) & set(self._nodes))

@@ -5,28 +5,29 @@ RSU it is FedAvg. This class plans, sends and counts; `aggregation`, `gate` and 
 """
 
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from clients.messages import MessageError, copy_request, count_bytes, decode_evaluate_reply, encode_request, to_record
-from strategies.aggregation import merge
-from strategies.arithmetic import Arrays
-from strategies.gate import Cause
+from clients.messages import copy_request, count_bytes, encode_request, to_record
+from strategies.aggregation import RULES, merge
+from strategies.arithmetic import Arrays, share_of
+from strategies.evaluation import collect_evaluations, report_evaluations
+from strategies.gate import remember_norms, typical_norm
 from strategies.hierarchical_config import HierarchicalConfig
-from strategies.membership import NotEnoughVehicles, changes, greet, wait_for_nodes
 from strategies.profile import PROFILES, Profile
-from strategies.report import EvaluateReport, Loss, RoundReport, tally, weighted_metrics
-from strategies.rsu_round import RsuRound, error_loss, in_plan_order, plan_round, share_of
+from strategies.replies import SentRequests, in_plan_order, stranger_loss
+from strategies.report import EvaluateReport, Loss, RoundReport, RsuReport, tally, weighted_metrics
+from strategies.roster import Roster
+from strategies.rsu_round import RsuRound, plan_round
 from strategies.server_optimizer import server_step
 from strategies.state import RunState
-from strategies.topology import Member, Topology, assign
+from strategies.topology import Topology
+from strategies.weights import weight_limit
 
 REORDER_BYTES = 128 << 20  # how much may wait so that sums are taken in a fixed order
 logger = logging.getLogger("convoy")
@@ -54,12 +55,18 @@ class Hierarchical(Strategy):
     ) -> None:
         if "fltrust" in (config.rsu_rule, config.cloud_rule) and train_root is None:
             raise ValueError("rule 'fltrust' needs a root trainer: frames that the RSUs and the cloud hold themselves")
-        self.config, self.state, self.topology = config, state, Topology(())
+        self.config, self.state, self._roster = config, state, Roster(config)
         self._on_round, self._on_evaluate, self._train_root = on_round, on_evaluate, train_root
         self._profile = Profile(PROFILES[config.profile], config.seed) if config.profile else None
         self._started_s = time.monotonic()
         self._rounds: dict[str, RsuRound] = {}
+        self._sent = SentRequests()
         self._new_losses: list[Loss] = []
+
+    @property
+    def topology(self) -> Topology:
+        """Who is under which RSU; empty before the first round."""
+        return self._roster.topology
 
     def summary(self) -> None:
         """Log the hierarchy in one line."""
@@ -74,27 +81,32 @@ class Hierarchical(Strategy):
     ) -> Iterable[Message]:
         """Plan this round at every RSU and make its messages. A list: Flower's HTTP grid goes through them twice."""
         self._started_s = time.monotonic()
-        self._refresh_members(grid)
+        self._new_losses += self._roster.refresh(grid, self.state.round)
         round_number = self.state.round + 1
-        self._rounds = {rsu: self._plan(rsu, i, round_number) for i, rsu in enumerate(self.topology.rsus)}
-        return list(self._requests(round_number, config))
+        claims, gate = [member.num_examples for member in self._roster.everyone], self.config.gate
+        limit = weight_limit(claims, gate.max_weight_ratio, gate.max_examples)
+        self._rounds = {rsu: self._plan(rsu, i, round_number, limit) for i, rsu in enumerate(self.topology.rsus)}
+        requests = list(self._requests(round_number, config))
+        self._sent = SentRequests(requests)
+        return [message for message, _ in requests]
 
-    def _plan(self, rsu: str, index: int, round_number: int) -> RsuRound:
+    def _plan(self, rsu: str, index: int, round_number: int, limit: int) -> RsuRound:
         reference, config = self.state.model_of(rsu), self.config
         rng = np.random.default_rng([config.seed, round_number, index])
         work = (config.local_epochs, count_bytes(reference))
         plan = plan_round(rsu, self.topology.vehicles(rsu), config.participation, rng, self._profile, work)
         root = self._root(reference, round_number) if config.rsu_rule == "fltrust" else None
-        rule, typical_norm = (config.rsu_rule, config.rule), self.state.typical_norm.get(rsu, 0.0)
-        return RsuRound(plan, reference, config.gate, rule, typical_norm, root)
+        rule, usual = (config.rsu_rule, config.rule), typical_norm(self.state.recent_norms.get(rsu, []))
+        return RsuRound(plan, reference, config.gate, rule, usual, root, limit)
 
-    def _requests(self, round_number: int, config: ConfigRecord) -> Iterator[Message]:
+    def _requests(self, round_number: int, config: ConfigRecord) -> Iterator[tuple[Message, str]]:
         for rsu, rsu_round in self._rounds.items():
             record = to_record(rsu_round.reference)
             settings = {**config, "server-round": round_number, "local-epochs": self.config.local_epochs, "rsu": rsu}
             content = encode_request(record, settings)  # type: ignore[arg-type]
             for member in rsu_round.plan.asked:
-                yield Message(copy_request(content), member.node_id, MessageType.TRAIN, group_id=str(round_number))
+                message = Message(copy_request(content), member.node_id, MessageType.TRAIN, group_id=str(round_number))
+                yield message, member.vehicle
 
     # 2. Gather: every RSU takes in its vehicles' replies as they come.
 
@@ -102,14 +114,13 @@ class Hierarchical(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Close the round at every RSU and, every kappa_2-th time, agree in the cloud."""
-        rsu_of_node = {m.node_id: (rsu, m) for rsu, r in self._rounds.items() for m in r.plan.asked}
-        order, held = list(rsu_of_node), max(1, REORDER_BYTES // max(1, count_bytes(self.state.arrays)))
-        for reply in in_plan_order(replies, order, held):
-            rsu, member = rsu_of_node.get(reply.metadata.src_node_id, (None, None))
-            if rsu is None or member is None:
-                self._new_losses.append(Loss(f"node-{reply.metadata.src_node_id}", Cause.STRANGER, "was not asked"))
+        rsu_of = {member.vehicle: rsu for rsu, r in self._rounds.items() for member in r.plan.asked}
+        for reply in self._in_order(replies):
+            vehicle = self._sent.find_vehicle(reply)
+            if vehicle is None:
+                self._new_losses.append(stranger_loss(reply))
                 continue
-            self._rounds[rsu].take(member.vehicle, reply)
+            self._rounds[rsu_of[vehicle]].take(vehicle, reply)
             if all(rsu_round.full for rsu_round in self._rounds.values()):
                 break
         report = self._close_round(self.state.round + 1)
@@ -117,6 +128,16 @@ class Hierarchical(Strategy):
         metrics = weighted_metrics([pair for r in self._rounds.values() for pair in r.metrics.values()])
         self._rounds = {}
         return (to_record(self.state.arrays) if report.cloud_moved else None), MetricRecord(dict(metrics))
+
+    def _in_order(self, replies: Iterable[Message]) -> Iterable[Message]:
+        """Replies in the order of the plan; as they come where more were asked than are wanted, or the slowest would
+        hold up all."""
+        plans = [rsu_round.plan for rsu_round in self._rounds.values()]
+        if any(len(plan.asked) > plan.wanted for plan in plans):
+            return replies
+        order = [member.node_id for plan in plans for member in plan.asked]
+        held = max(1, REORDER_BYTES // max(1, count_bytes(self.state.arrays)))
+        return in_plan_order(replies, order, held, self._sent.find_node)
 
     def _close_round(self, round_number: int) -> RoundReport:
         state, metrics, rsu_reports = self.state, {}, []
@@ -128,13 +149,16 @@ class Hierarchical(Strategy):
             if merged is not None:
                 state.rsu_arrays[rsu] = merged
                 state.rsu_examples[rsu] = state.rsu_examples.get(rsu, 0) + report.examples
-                state.typical_norm[rsu] = statistics.median(rsu_round.norms)
+            state.recent_norms[rsu] = remember_norms(state.recent_norms.get(rsu, []), rsu_round.norms)
             self._count_traffic(rsu_round)
             if self._profile is not None:
                 state.clock = state.clock.advance(rsu, rsu_round.plan.simulated_s)
         state.round = round_number
         state.accepted += sum(report.accepted for report in rsu_reports)
+        models = len(state.rsu_examples)
         cloud_moved = self._cloud_round() if round_number % self.config.rsu_rounds == 0 else None
+        cloud_protected = not cloud_moved or models >= RULES[self.config.cloud_rule].count_needed(self.config.rule)
+        self._warn_of_unprotected(round_number, rsu_reports, cloud_protected)
         losses, self._new_losses = tuple(self._new_losses), []
         state.losses = tally(state.losses, losses)
         for loss in losses:
@@ -149,11 +173,26 @@ class Hierarchical(Strategy):
             rsus=tuple(rsu_reports),
             vehicle_metrics=metrics,
             losses=losses,
+            cloud_protected=cloud_protected,
         )
+
+    def _warn_of_unprotected(self, round_number: int, rsu_reports: list[RsuReport], cloud_protected: bool) -> None:
+        config, warning = self.config, "round %d: %s merged too few updates for %r to survive byzantine = %d"
+        for report in rsu_reports:
+            if not report.protected:
+                logger.warning(warning, round_number, report.rsu, config.rsu_rule, config.rule.byzantine)
+        if not cloud_protected:
+            logger.warning(warning, round_number, "the cloud", config.cloud_rule, config.rule.byzantine)
 
     # 3. Agree: the cloud merges the RSUs' models and hands the result back to all of them.
 
     def _cloud_round(self) -> bool:
+        moved = self._merge_models()
+        self.state.last_cloud_moved = moved
+        self.state.idle_cloud_rounds += not moved
+        return moved
+
+    def _merge_models(self) -> bool:
         state, config = self.state, self.config
         updates = [(state.rsu_arrays[rsu], float(state.rsu_examples[rsu])) for rsu in sorted(state.rsu_examples)]
         model_bytes = count_bytes(state.arrays)
@@ -198,71 +237,20 @@ class Hierarchical(Strategy):
         if rest or not every or cloud_round % every:
             return []
         record = to_record(self.state.arrays)
-        settings = {**config, "server-round": self.state.round}
-        return [
-            Message(encode_request(record, settings), m.node_id, MessageType.EVALUATE, group_id=str(self.state.round))  # type: ignore[arg-type]
-            for m in self._everyone()
+        settings, group = {**config, "server-round": self.state.round}, str(self.state.round)
+        requests = [
+            (Message(encode_request(record, settings), m.node_id, MessageType.EVALUATE, group_id=group), m.vehicle)  # type: ignore[arg-type]
+            for m in self._roster.everyone
         ]
+        self._sent = SentRequests(requests)
+        return [message for message, _ in requests]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average what the vehicles measured, per RSU and over all, weighted by their test frames."""
-        vehicle_of_node = {member.node_id: member.vehicle for member in self._everyone()}
-        rows, losses = {}, []
-        for reply in replies:
-            vehicle = vehicle_of_node.get(reply.metadata.src_node_id)
-            if vehicle is None:
-                losses.append(Loss(f"node-{reply.metadata.src_node_id}", Cause.STRANGER, "was not asked"))
-                continue
-            try:
-                answer = decode_evaluate_reply(reply) if reply.has_content() else None
-            except (MessageError, ValueError, TypeError) as error:
-                losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
-                continue
-            if answer is None:
-                losses.append(error_loss(vehicle, reply))
-            else:
-                rows[vehicle] = (answer.metrics, min(max(answer.num_examples, 0), self.config.gate.max_examples))
+        rows, losses = collect_evaluations(replies, self._sent, self.config.gate)
         if not rows and not losses:
             return None
-        self._on_evaluate(self._evaluate_report(rows, tuple(losses)))
+        state = self.state
+        cloud_round = state.round // self.config.rsu_rounds
+        self._on_evaluate(report_evaluations(state.round, cloud_round, rows, losses, self.topology))
         return MetricRecord(dict(weighted_metrics(list(rows.values()))))
-
-    def _evaluate_report(self, rows: dict, losses: tuple[Loss, ...]) -> EvaluateReport:
-        by_rsu = {
-            rsu: weighted_metrics([rows[m.vehicle] for m in self.topology.vehicles(rsu) if m.vehicle in rows])
-            for rsu in self.topology.rsus
-        }
-        return EvaluateReport(
-            round=self.state.round,
-            cloud_round=self.state.round // self.config.rsu_rounds,
-            vehicle_metrics={vehicle: dict(metrics) for vehicle, (metrics, _) in sorted(rows.items())},
-            rsu_metrics=by_rsu,
-            metrics=weighted_metrics([rows[vehicle] for vehicle in sorted(rows)]),
-            losses=losses,
-        )
-
-    # Membership: vehicles may come and go between rounds.
-
-    def _refresh_members(self, grid: Grid) -> None:
-        config = self.config
-        if not self.topology.rsus:
-            nodes = wait_for_nodes(grid, config.vehicles, config.join_timeout_s)
-            members, losses = greet(grid, nodes, config.join_timeout_s, config.gate.max_examples)
-            self._new_losses += losses
-            if len(members) < config.rsus:
-                reasons = "; ".join(f"{loss.vehicle}: {loss.cause} {loss.detail}" for loss in losses[:5])
-                raise NotEnoughVehicles(f"{len(members)} vehicles for {config.rsus} RSUs; {reasons}")
-            self.topology = assign(members, config.rsus)
-            return
-        gone, new = changes(self.topology, sorted(grid.get_node_ids()))
-        for vehicle in gone:
-            self.topology = self.topology.leave(vehicle)
-        if new and self.state.round % config.rsu_rounds == 0:  # newcomers join where a cloud period begins
-            taken = self.topology.members
-            members, losses = greet(grid, new, config.join_timeout_s, config.gate.max_examples, taken)
-            self._new_losses += losses
-            for member in members:
-                self.topology = self.topology.join(member)
-
-    def _everyone(self) -> list[Member]:
-        return list(chain.from_iterable(self.topology.vehicles(rsu) for rsu in self.topology.rsus))

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 
 from strategies.accumulator import RuleConfig
 from strategies.aggregation import RULES
+from strategies.arithmetic import share_of
 from strategies.gate import GateConfig
 from strategies.profile import PROFILES
 from strategies.rsu_round import Participation
 from strategies.server_optimizer import ServerOptimizerConfig
+from strategies.topology import GivenTopology
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,9 @@ class HierarchicalConfig:
         local_epochs: epochs per round on each vehicle (kappa_1).
         evaluate_every: cloud rounds between evaluations on the vehicles; 0 for never.
         participation, gate, rule, server: see their classes.
-        rsu_rule, cloud_rule: keys of `RULES`.
+        rsu_rule, cloud_rule: keys of `RULES`. A rule that takes more updates to survive `rule.byzantine` liars than its
+            tier has is refused.
+        given: who belongs where, as the operator says; None for what vehicles claim. Its RSUs replace `rsus`.
         profile: key of `PROFILES` for simulated time, or "" for the wall clock.
         seed: decides who is chosen and how fast each vehicle is.
         join_timeout_s: how long to wait for vehicles.
@@ -46,6 +50,7 @@ class HierarchicalConfig:
     profile: str = ""
     seed: int = 0
     join_timeout_s: float = 60.0
+    given: GivenTopology | None = None
 
     def __post_init__(self) -> None:
         for name in ("vehicles", "rsus", "rsu_rounds", "local_epochs"):
@@ -58,7 +63,36 @@ class HierarchicalConfig:
         for name in (self.rsu_rule, self.cloud_rule):
             if name not in RULES:
                 raise ValueError(f"unknown rule {name!r}; known: {', '.join(RULES)}")
+        self._check_rules()
         if self.evaluate_every < 0:
             raise ValueError(f"evaluate_every must not be negative, got {self.evaluate_every}")
         if self.profile and self.profile not in PROFILES:
             raise ValueError(f"unknown profile {self.profile!r}; known: {', '.join(PROFILES)}")
+
+    def _check_rules(self) -> None:
+        """Refuses rules that cannot keep their promise: robust ones that always see too few updates."""
+        smallest = share_of(self.participation.fraction, self.vehicles // self.rsus)
+        if refusal := refuse_rule("rsu-rule", self.rsu_rule, self.rule, smallest, "updates of an RSU's vehicles"):
+            raise ValueError(refusal)
+        models = "model, for the vehicles of a flat run are merged by rsu-rule" if self.flat else "RSUs' models"
+        if refusal := refuse_rule("cloud-rule", self.cloud_rule, self.rule, self.rsus, models):
+            raise ValueError(refusal)
+
+
+def refuse_rule(key: str, name: str, config: RuleConfig, count: int, what: str) -> str:
+    """Returns why a rule cannot survive `config.byzantine` liars among `count` updates, or "" if it can.
+
+    Args:
+        key: the run-config key of the rule, for the message.
+        name: a key of `RULES`.
+        config: settings of the rule.
+        count: updates that it merges at most.
+        what: what these are, for the message.
+    """
+    needed = RULES[name].count_needed(config)
+    if needed <= count:
+        return ""
+    return (
+        f"{key} = {name!r} takes {needed} updates to survive byzantine = {config.byzantine}, and there are {count} "
+        f"{what}: have more of them, a smaller byzantine, or {key} = 'mean'"
+    )

@@ -1,16 +1,19 @@
 """Finding out who is there: the hello that every new node is asked for, and the topology that follows."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from clients.messages import CONFIG, HELLO_ACTION, MessageError, decode_hello
+from clients.messages import CONFIG, HELLO_ACTION, Hello, MessageError, decode_hello
 from strategies.gate import Cause
+from strategies.replies import SentRequests, error_loss, stranger_loss
 from strategies.report import Loss
-from strategies.rsu_round import error_loss
-from strategies.topology import Member, Topology
+from strategies.topology import GivenTopology, Member, Topology
+
+MOST_DOUBLINGS = 10  # a node that never answers is still asked now and then
 
 
 class NotEnoughVehicles(RuntimeError):
@@ -38,18 +41,49 @@ def wait_for_nodes(
     return nodes
 
 
+@dataclass(frozen=True)
+class Door:
+    """Who may join.
+
+    Args:
+        max_examples: largest number of examples that a hello may claim.
+        given: who belongs where, as the operator says; None lets in who comes.
+    """
+
+    max_examples: int
+    given: GivenTopology | None = None
+
+    def refuse(self, hello: Hello, node_id: int, taken: Collection[str]) -> tuple[Cause, str] | None:
+        """Returns cause and detail of why a node may not join, or None if it may.
+
+        Args:
+            hello: what the node says of itself.
+            node_id: its id.
+            taken: names of vehicles that have joined.
+        """
+        if not 0 < hello.num_examples <= self.max_examples:
+            return Cause.WEIGHT, f"hello claims {hello.num_examples} examples, allowed 1 to {self.max_examples}"
+        if hello.vehicle in taken:
+            return Cause.STRANGER, "the name is taken by another node"
+        if self.given is not None and (why := self.given.refuse(hello.vehicle, node_id)):
+            return Cause.STRANGER, why
+        return None
+
+
 def greet(
-    grid: Grid, node_ids: list[int], timeout_s: float, max_examples: int, taken: Collection[str] = ()
+    grid: Grid, node_ids: list[int], timeout_s: float, door: Door, taken: Collection[str] = ()
 ) -> tuple[list[Member], list[Loss]]:
-    """Ask nodes who they are. One that errs, stays silent, talks nonsense or takes a name of `taken` is a loss.
+    """Ask nodes who they are. One that errs, stays silent, talks nonsense or is refused at the door is a loss.
 
     Of several that claim one name, it is that of the smallest id.
     """
     requests = [Message(RecordDict({CONFIG: ConfigRecord()}), node_id, HELLO_ACTION) for node_id in node_ids]
-    members, losses, silent = {}, [], set(node_ids)
-    replies = grid.send_and_receive(requests, timeout=timeout_s)
-    for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
-        node_id = reply.metadata.src_node_id
+    sent = SentRequests((message, f"node-{message.metadata.dst_node_id}") for message in requests)
+    members: dict[str, Member] = {}
+    losses, silent, names = [], set(node_ids), set(taken)
+    replies = [(sent.find_node(reply), reply) for reply in grid.send_and_receive(requests, timeout=timeout_s)]
+    known = [(node_id, reply) for node_id, reply in replies if node_id is not None]
+    for node_id, reply in sorted(known, key=lambda pair: pair[0]):
         silent.discard(node_id)
         name = f"node-{node_id}"
         if reply.has_error():
@@ -60,14 +94,39 @@ def greet(
         except MessageError as error:
             losses.append(Loss(name, Cause.MALFORMED, str(error)))
             continue
-        if not 0 < hello.num_examples <= max_examples:
-            losses.append(Loss(hello.vehicle, Cause.WEIGHT, f"hello claims {hello.num_examples} examples"))
-        elif hello.vehicle in members or hello.vehicle in taken:
-            losses.append(Loss(hello.vehicle, Cause.STRANGER, "the name is taken by another node"))
+        if refusal := door.refuse(hello, node_id, names):
+            losses.append(Loss(hello.vehicle, *refusal))
         else:
             members[hello.vehicle] = Member(hello.vehicle, node_id, hello.region, hello.num_examples)
+            names.add(hello.vehicle)
+    losses += [stranger_loss(reply) for node_id, reply in replies if node_id is None]
     losses += [Loss(f"node-{node_id}", Cause.LATE, "no hello") for node_id in sorted(silent)]
     return sorted(members.values()), losses
+
+
+class HelloSchedule:
+    """Spaces out hellos to nodes that gave none: after k failures in a row a node is left alone for 2^k - 1 periods.
+
+    Each hello to a node that stays silent costs everybody the time that silence takes.
+    """
+
+    def __init__(self) -> None:
+        self._failures: dict[int, int] = {}
+        self._due: dict[int, int] = {}
+
+    def select_due(self, node_ids: Iterable[int], period: int) -> list[int]:
+        """Returns the nodes that may be asked in a period, counted from 0."""
+        return [node_id for node_id in node_ids if self._due.get(node_id, 0) <= period]
+
+    def record(self, asked: Iterable[int], joined: Iterable[int], period: int) -> None:
+        """Takes note of who was asked in a period, and who of them joined."""
+        done = set(joined)
+        for node_id in asked:
+            if node_id in done:
+                self._failures.pop(node_id, None)
+                continue
+            self._failures[node_id] = min(self._failures.get(node_id, 0) + 1, MOST_DOUBLINGS)
+            self._due[node_id] = period + 2 ** self._failures[node_id]
 
 
 def changes(topology: Topology, node_ids: list[int]) -> tuple[list[str], list[int]]:

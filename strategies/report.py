@@ -38,7 +38,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class RsuReport:
-    """One RSU's part of a round: vehicles wanted, updates that entered, their examples, and whether its model moved."""
+    """One RSU's part of a round: vehicles wanted, updates that entered, their examples, and whether its model moved.
+
+    `protected` is False when the model moved on fewer updates than its rule needs to survive the liars it is set for.
+    """
 
     rsu: str
     wanted: int
@@ -46,11 +49,15 @@ class RsuReport:
     examples: int
     moved: bool
     metrics: Mapping[str, float] = field(default_factory=dict)
+    protected: bool = True
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One RSU round. `cloud_moved` is None between cloud rounds, else whether the cloud's quorum was met."""
+    """One RSU round. `cloud_moved` is None between cloud rounds, else whether the cloud's quorum was met.
+
+    `cloud_protected` is False when the cloud merged fewer models than its rule needs to survive its liars.
+    """
 
     round: int
     cloud_round: int
@@ -61,6 +68,7 @@ class RoundReport:
     rsus: tuple[RsuReport, ...]
     vehicle_metrics: Mapping[str, Mapping[str, float]]
     losses: tuple[Loss, ...]
+    cloud_protected: bool = True
 
     @property
     def accepted(self) -> int:

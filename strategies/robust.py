@@ -6,7 +6,7 @@ import numpy as np
 from numpy import ndarray
 
 from strategies.accumulator import Accumulator, DeltaMean, RuleConfig
-from strategies.arithmetic import CHUNK, Arrays, cast, is_integer, update_dot, update_norm
+from strategies.arithmetic import CHUNK, Arrays, cast, floor_share, is_integer, update_dot, update_norm
 
 
 class NormClip(Accumulator):
@@ -85,25 +85,43 @@ class Buffered(Accumulator):
 
 
 class Median(Buffered):
-    """Coordinate-wise median (Yin et al. 2018, definition 1); ignores weights."""
+    """Coordinate-wise median (Yin et al. 2018, definition 1); ignores weights. Survives f liars of 2f + 1."""
+
+    @staticmethod
+    def count_needed(config: RuleConfig) -> int:
+        return 2 * config.byzantine + 1
 
     def _rule(self, columns: ndarray) -> ndarray:
         return np.median(columns, axis=0)
 
 
 class TrimmedMean(Buffered):
-    """Coordinate-wise trimmed mean (Yin et al. 2018, definition 2); ignores weights."""
+    """Coordinate-wise trimmed mean (Yin et al. 2018, definition 2); ignores weights. Survives f liars of 2f + 1.
+
+    Cuts `trim_fraction` of the updates from each end, rounded down, but f at least: a fraction that rounds to nothing
+    would leave the mean. Of fewer than 2f + 1 updates it keeps the middle one or two.
+    """
+
+    @staticmethod
+    def count_needed(config: RuleConfig) -> int:
+        return 2 * config.byzantine + 1
 
     def _rule(self, columns: ndarray) -> ndarray:
-        cut = int(self.config.trim_fraction * len(columns))
+        wanted = max(floor_share(self.config.trim_fraction, len(columns)), self.config.byzantine)
+        cut = min(wanted, (len(columns) - 1) // 2)
         return np.sort(columns, axis=0)[cut : len(columns) - cut].mean(axis=0)
 
 
 class Krum(Buffered):
     """Krum (Blanchard et al. 2017, section 4): the update closest to its n - f - 2 nearest others; ignores weights.
 
-    With fewer than f + 3 updates there is no such neighbourhood; then one neighbour is used.
+    Survives f liars of 2f + 3 (ibid., proposition 1). With fewer than f + 3 updates there is no such neighbourhood;
+    then one neighbour is used.
     """
+
+    @staticmethod
+    def count_needed(config: RuleConfig) -> int:
+        return 2 * config.byzantine + 3
 
     def result(self) -> Arrays:
         chosen = self._updates[int(np.argmin(self._scores()))]

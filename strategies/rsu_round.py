@@ -1,7 +1,6 @@
 """One RSU's round: whom it asks, and how the replies become its next model."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,15 +8,14 @@ from flwr.app import Message
 
 from clients.messages import MessageError, TrainReply, count_bytes, decode_train_reply
 from strategies.accumulator import RuleConfig
-from strategies.aggregation import new_accumulator
-from strategies.arithmetic import Arrays
+from strategies.aggregation import RULES, new_accumulator
+from strategies.arithmetic import Arrays, share_of
 from strategies.gate import Cause, GateConfig, ReplyGate
 from strategies.packing import Layout
 from strategies.profile import Profile
+from strategies.replies import error_loss
 from strategies.report import Loss, RsuReport, weighted_metrics
 from strategies.topology import Member
-
-NODE_UNAVAILABLE, MESSAGE_UNAVAILABLE, REPLY_UNAVAILABLE = 5, 3, 4  # Flower's error codes
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,11 @@ class RsuRound:
         reference: the RSU's model at the start of the round, which it sent.
         gate: limits of the reply gate.
         rule: key of `RULES` and its settings.
-        typical_norm: median length of the updates accepted in the last round.
+        typical_norm: usual length of the RSU's updates, see `gate.typical_norm`.
         root: for rule "fltrust", the model trained on the tier's own frames.
+        weight_limit: largest weight of one vehicle, in examples.
+
+    Afterwards `norms` holds the lengths of all finite updates, those refused for their length included.
     """
 
     plan: Plan
@@ -114,6 +115,7 @@ class RsuRound:
     rule: tuple[str, RuleConfig]
     typical_norm: float = 0.0
     root: Arrays | None = None
+    weight_limit: int = GateConfig.max_examples
     norms: list[float] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     metrics: dict[str, tuple[Mapping[str, float], int]] = field(default_factory=dict)
@@ -122,11 +124,12 @@ class RsuRound:
     def __post_init__(self) -> None:
         self._layout = Layout(self.reference)
         self._gate = ReplyGate(self.reference, self.gate, self.typical_norm, self._layout)
-        expected_weight = float(sum(member.num_examples for member in self.plan.asked)) or 1.0
+        self._weights = {member.vehicle: min(member.num_examples, self.weight_limit) for member in self.plan.asked}
+        expected_weight = float(sum(self._weights.values())) or 1.0
         rule, config = self.rule
         reference, root = self._layout.pack(self.reference), self.root and self._layout.pack(self.root)
         self._accumulator = new_accumulator(rule, reference, config, expected_weight, root)
-        self._waiting = {member.vehicle for member in self.plan.asked}
+        self._waiting = set(self._weights)
         self.losses += [Loss(member.vehicle, Cause.LATE, "simulated") for member in self.plan.late]
 
     @property
@@ -135,11 +138,16 @@ class RsuRound:
         return self._accumulator.count >= self.plan.wanted
 
     def take(self, vehicle: str, message: Message) -> None:
-        """Let one reply in, or count why not. The reply's arrays are not kept by the streaming rules."""
+        """Let one reply in, or count why not; what comes after enough others is surplus and has no effect.
+
+        The reply's arrays are not kept by the streaming rules.
+        """
         if vehicle not in self._waiting:
             self.losses.append(Loss(vehicle, Cause.STRANGER, "a second reply in one round"))
             return
         self._waiting.discard(vehicle)
+        if self.full:
+            return
         if message.has_error():
             self.losses.append(error_loss(vehicle, message))
             return
@@ -158,7 +166,8 @@ class RsuRound:
         count, examples = self._accumulator.count, int(self._accumulator.weight)
         moved = count > 0 and count >= share_of(quorum, self.plan.wanted)
         metrics = weighted_metrics(list(self.metrics.values()))
-        report = RsuReport(self.plan.rsu, self.plan.wanted, count, examples, moved, metrics)
+        protected = count >= RULES[self.rule[0]].count_needed(self.rule[1])
+        report = RsuReport(self.plan.rsu, self.plan.wanted, count, examples, moved, metrics, protected or not moved)
         return (self._layout.unpack(self._accumulator.result()) if moved else None), report
 
     def _judge(self, vehicle: str, reply: TrainReply) -> None:
@@ -167,49 +176,11 @@ class RsuRound:
         if verdict.cause is None:
             packed = self._layout.pack(reply.arrays)
             verdict = self._gate.inspect_length(packed, reply.arrays)
+        if verdict.cause in (None, Cause.NORM) and verdict.norm > 0:
+            self.norms.append(verdict.norm)
         if verdict.cause is not None:
             self.losses.append(Loss(vehicle, verdict.cause, verdict.detail))
             return
-        self._accumulator.add(packed, reply.num_examples)
-        self.norms.append(verdict.norm)
-        self.metrics[vehicle] = (reply.metrics, reply.num_examples)
-
-
-def share_of(fraction: float, count: int) -> int:
-    """`fraction` of `count`, rounded up; the product's own rounding error does not count (0.07 of 100 is 7)."""
-    return math.ceil(fraction * count - 1e-9)
-
-
-def error_loss(vehicle: str, message: Message) -> Loss:
-    """The loss that an error reply stands for."""
-    code, reason = message.error.code, (message.error.reason or "").strip()
-    causes = {NODE_UNAVAILABLE: Cause.UNAVAILABLE, MESSAGE_UNAVAILABLE: Cause.LOST, REPLY_UNAVAILABLE: Cause.LOST}
-    return Loss(vehicle, causes.get(code, Cause.CLIENT_ERROR), reason[-300:])
-
-
-def in_plan_order(replies: Iterable[Message], order: list[int], max_held: int) -> Iterator[Message]:
-    """Replies in the order of the plan, so that sums do not depend on who finished first.
-
-    A reply that is ahead of its turn is held back; when more than `max_held` wait, the one they wait for is given up
-    on and taken whenever it comes.
-    """
-    held: dict[int, Message] = {}
-    repeated: list[Message] = []
-    rank = {node_id: position for position, node_id in enumerate(order)}
-    position = 0
-    for reply in replies:
-        node_id = reply.metadata.src_node_id
-        if node_id in held:
-            repeated.append(reply)
-            continue
-        if rank.get(node_id, -1) < position:
-            yield reply
-            continue
-        held[node_id] = reply
-        del reply
-        while held and (len(held) > max_held or (position < len(order) and order[position] in held)):
-            if order[position] in held:
-                yield held.pop(order[position])
-            position += 1
-    yield from (held[node_id] for node_id in sorted(held, key=rank.__getitem__))
-    yield from repeated
+        weight = min(reply.num_examples, self._weights[vehicle])
+        self._accumulator.add(packed, weight)
+        self.metrics[vehicle] = (reply.metrics, weight)

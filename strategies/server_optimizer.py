@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from strategies.arithmetic import Arrays
+from strategies.arithmetic import Arrays, wide_dtype
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def fedavg(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged: 
 def fedavgm(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged: Arrays) -> tuple[Arrays, Arrays]:
     """Server momentum (Hsu et al. 2019, section 4.3): v <- beta v + delta, w <- w + eta v, delta = merged - start."""
     velocity = {
-        name: np.asarray(config.momentum * state.get(name, np.float32(0)) + (merged[name] - start[name]))
+        name: np.asarray(config.momentum * state.get(name, np.float32(0)) + _delta(start, merged, name))
         for name in _trainable(start)
     }
     return _stepped(start, merged, lambda name, _: config.learning_rate * velocity[name]), velocity
@@ -59,7 +59,7 @@ def fedadam(config: ServerOptimizerConfig, state: Arrays, start: Arrays, merged:
     """FedAdam (Reddi et al. 2021, algorithm 2): m, v of delta; w <- w + eta m / (sqrt(v) + tau). No bias correction."""
     moments: Arrays = {}
     for name in _trainable(start):
-        delta = np.asarray(merged[name] - start[name])
+        delta = _delta(start, merged, name)
         m, v = state.get(f"m/{name}", np.float32(0)), state.get(f"v/{name}", np.float32(config.tau**2))
         moments[f"m/{name}"] = np.asarray(config.momentum * m + (1 - config.momentum) * delta)
         moments[f"v/{name}"] = np.asarray(config.beta_2 * v + (1 - config.beta_2) * delta**2)
@@ -87,9 +87,15 @@ def _trainable(arrays: Mapping[str, ndarray]) -> list[str]:
     return [name for name, values in arrays.items() if np.issubdtype(values.dtype, np.inexact)]
 
 
+def _delta(start: Arrays, merged: Arrays, name: str) -> ndarray:
+    """merged - start of one tensor, in float32 at least."""
+    dtype = wide_dtype(start[name].dtype)
+    return np.asarray(np.subtract(merged[name], start[name], dtype=dtype))
+
+
 def _stepped(start: Arrays, merged: Arrays, step: Callable[[str, ndarray], ndarray]) -> Arrays:
     out = dict(merged)
     for name in _trainable(start):
-        delta = np.asarray(merged[name] - start[name])
-        out[name] = np.asarray(start[name] + step(name, delta), start[name].dtype)
+        moved = start[name] + step(name, _delta(start, merged, name))
+        out[name] = np.asarray(moved, start[name].dtype)
     return out

@@ -20,11 +20,13 @@ class RunState:
         optimizer: state of the server optimizer.
         rsu_arrays: each RSU's model; missing means the global one.
         rsu_examples: examples merged into each RSU's model since the last cloud round.
-        typical_norm: median length of the updates that each RSU accepted last.
+        recent_norms: median length of the updates that came to each RSU in its last rounds, see `gate.remember_norms`.
         clock: simulated time.
         traffic: payload bytes so far.
         losses: by vehicle and cause.
         accepted: updates that entered an aggregate so far.
+        idle_cloud_rounds: cloud rounds so far that did not change the global model.
+        last_cloud_moved: whether the last one did.
     """
 
     arrays: Arrays
@@ -32,11 +34,13 @@ class RunState:
     optimizer: Arrays = field(default_factory=dict)
     rsu_arrays: dict[str, Arrays] = field(default_factory=dict)
     rsu_examples: dict[str, int] = field(default_factory=dict)
-    typical_norm: dict[str, float] = field(default_factory=dict)
+    recent_norms: dict[str, list[float]] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     traffic: Traffic = field(default_factory=Traffic)
     losses: dict[str, dict[str, int]] = field(default_factory=dict)
     accepted: int = 0
+    idle_cloud_rounds: int = 0
+    last_cloud_moved: bool = False
 
     def model_of(self, rsu: str) -> Arrays:
         """The model that an RSU's vehicles receive."""
@@ -47,22 +51,33 @@ class RunState:
         return {
             "round": self.round,
             "rsu_examples": self.rsu_examples,
-            "typical_norm": self.typical_norm,
+            "recent_norms": self.recent_norms,
             "clock": dict(self.clock.at_s),
             "traffic": vars(self.traffic),
             "losses": self.losses,
             "accepted": self.accepted,
+            "idle_cloud_rounds": self.idle_cloud_rounds,
+            "last_cloud_moved": self.last_cloud_moved,
         }
 
     @classmethod
     def restore(cls, arrays: Arrays, optimizer: Arrays, counters: Mapping[str, object]) -> "RunState":
-        """Inverse of `counters` with the arrays beside it.
+        """Inverse of `counters` with the arrays beside it; takes the counters of earlier checkpoints as well.
 
         Raises:
             KeyError, TypeError: a counter is missing or of the wrong type.
         """
-        if counters.keys() != cls(arrays).counters().keys():
+        values = _upgraded(counters)
+        if values.keys() != cls(arrays).counters().keys():
             raise KeyError(f"counters are {sorted(counters)}")
-        values = dict(counters)
         clock, traffic = Clock(values.pop("clock")), Traffic(**values.pop("traffic"))  # type: ignore[arg-type]
         return cls(arrays=arrays, optimizer=optimizer, clock=clock, traffic=traffic, **values)  # type: ignore[arg-type]
+
+
+def _upgraded(counters: Mapping[str, object]) -> dict[str, object]:
+    """Counters as of now: earlier ones hold one typical norm an RSU, and were saved after cloud rounds that moved."""
+    values = dict(counters)
+    if "typical_norm" in values:
+        values["recent_norms"] = {rsu: [norm] for rsu, norm in values.pop("typical_norm").items()}  # type: ignore[attr-defined]
+        values |= {"idle_cloud_rounds": 0, "last_cloud_moved": True}
+    return values

@@ -109,6 +109,7 @@ class FakeGrid(Grid):
 
     def _answer(self, message: Message) -> list[Message]:
         self.sent.append(message)
+        message.metadata.__dict__["_message_id"] = str(len(self.sent))  # as every Grid of Flower does
         node_id = message.metadata.dst_node_id
         if node_id not in self.nodes:
             return failing(NODE_UNAVAILABLE, "no such node")(message, self.client)

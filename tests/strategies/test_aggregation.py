@@ -136,8 +136,55 @@ def test_median_is_numpys(seed: int, count: int) -> None:
 @given(seeds, st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.2, 0.34, 0.49]))
 def test_trimmed_mean_is_scipys(seed: int, count: int, share: float) -> None:
     updates = [model(seed + k) for k in range(count)]
-    merged = merge("trimmed-mean", [(a, 1.0) for a in updates], model(0), RuleConfig(trim_fraction=share))
+    merged = merge("trimmed-mean", [(a, 1.0) for a in updates], model(0), RuleConfig(trim_fraction=share, byzantine=0))
     close(merged, {name: trim_mean(np.stack([a[name] for a in updates]), share, axis=0) for name in merged})
+
+
+@pytest.mark.parametrize(
+    ("share", "byzantine", "count", "cut"),
+    [
+        (0.2, 1, 3, 1),  # a fifth of three is less than one, but one liar is to be survived
+        (0.2, 2, 20, 4),  # the share is more than the liars
+        (0.29, 0, 100, 29),  # 0.29 * 100 is 28.999999999999996 in floating point
+        (0.49, 0, 100, 49),
+        (0.2, 3, 4, 1),  # of fewer than 2 * 3 + 1 the middle ones are left
+        (0.0, 5, 1, 0),
+    ],
+)
+def test_trimmed_mean_cuts_its_share_but_as_many_as_there_are_liars(
+    share: float, byzantine: int, count: int, cut: int
+) -> None:
+    updates = [(vector(float(k) ** 2), 1.0) for k in range(count)]
+    merged = merge("trimmed-mean", updates, vector(0.0), RuleConfig(trim_fraction=share, byzantine=byzantine))["w"]
+    assert merged[0] == pytest.approx(np.mean([k**2 for k in range(cut, count - cut)]), rel=1e-6)
+
+
+@pytest.mark.parametrize(("byzantine", "needed"), [(0, (1, 1, 3)), (1, (3, 3, 5)), (2, (5, 5, 7))])
+def test_updates_that_rules_need(byzantine: int, needed: tuple[int, int, int]) -> None:
+    # Yin et al. 2018: fewer than half may lie. Blanchard et al. 2017, proposition 1: n >= 2f + 3.
+    config = RuleConfig(byzantine=byzantine)
+    assert tuple(RULES[rule].count_needed(config) for rule in ("median", "trimmed-mean", "krum")) == needed
+    assert all(RULES[rule].count_needed(config) == 1 for rule in ("mean", "norm-clip", "fltrust"))
+
+
+def test_a_tiny_update_leaves_fltrust_its_direction() -> None:
+    # Scaled up 10,000,000 times to the root's length: x and the start, added by themselves, would cancel in float32.
+    rng = np.random.default_rng(0)
+    start, direction = (rng.standard_normal(1000).astype(np.float32) for _ in range(2))
+    root = {"w": start + 0.01 * direction}
+    tiny = {"w": start + np.float32(1e-7) * direction}
+    merged = merge("fltrust", [(tiny, 1.0), (root, 1.0)], {"w": start}, RuleConfig(), root)["w"]
+    true = 0.01 * np.linalg.norm(direction)
+    assert np.linalg.norm(merged - start) == pytest.approx(true, rel=0.3)
+
+
+@pytest.mark.parametrize("rule", ["norm-clip", "fltrust", "mean", "median", "trimmed-mean"])
+def test_half_floats_are_summed_in_wider_ones(rule: str) -> None:
+    # 100 * 800 is beyond the largest half float, 65504.
+    updates = [({"w": np.full(4, 100.0 + k, np.float16)}, 800.0) for k in (-1, 0, 1)]
+    root = {"w": np.full(4, 100.0, np.float16)}
+    merged = merge(rule, updates, {"w": np.zeros(4, np.float16)}, RuleConfig(clip_norm=1e4), root)["w"]
+    np.testing.assert_allclose(merged, 100.0, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("median", 2), ("trimmed-mean", 3)])

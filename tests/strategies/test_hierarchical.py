@@ -2,11 +2,13 @@
 
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.serverapp.strategy import FedAvg
 
 from clients.messages import (
@@ -21,7 +23,8 @@ from clients.messages import (
     from_record,
     to_record,
 )
-from strategies.gate import Cause
+from strategies.accumulator import RuleConfig
+from strategies.gate import Cause, GateConfig
 from strategies.hierarchical import Hierarchical
 from strategies.hierarchical_config import HierarchicalConfig
 from strategies.membership import NotEnoughVehicles
@@ -173,9 +176,148 @@ def test_the_server_optimizer_works_on_the_merged_model() -> None:
 
 
 def test_robust_rules_run_at_both_tiers() -> None:
-    fleet = Fleet(*(Adder(f"v{i}", 1, step, "one") for i, step in enumerate((1.0, 2.0, 12.0))))
-    driven = Driven(fleet, config(3, 1, rsu_rule="median", cloud_rule="trimmed-mean")).run(2)
+    steps = (1.0, 2.0, 12.0)  # of the vehicles of each RSU; those of the third are ten times as large
+    fleet = Fleet(
+        *(Adder(f"v{3 * r + i}", 1, s * f, f"r{r}") for r, f in enumerate((1, 1, 9)) for i, s in enumerate(steps))
+    )
+    driven = Driven(fleet, config(9, 3, rsu_rule="median", cloud_rule="trimmed-mean")).run(2)
     assert driven.moved_by == pytest.approx(2 * 2.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        (
+            {"rsu_rule": "median", "rsus": 3},
+            "rsu-rule = 'median' takes 3 updates to survive byzantine = 1, and there are 2",
+        ),
+        ({"rsu_rule": "trimmed-mean", "rule": RuleConfig(byzantine=2)}, "takes 5 updates"),
+        ({"rsu_rule": "krum"}, "rsu-rule = 'krum' takes 5 updates"),
+        ({"rsu_rule": "median", "participation": Participation(fraction=0.5)}, "there are 2"),
+        (
+            {"cloud_rule": "median"},
+            "cloud-rule = 'median' takes 3 updates to survive byzantine = 1, and there are 2 RSUs",
+        ),
+        ({"cloud_rule": "trimmed-mean"}, "cloud-rule"),
+        ({"cloud_rule": "krum"}, "cloud-rule = 'krum' takes 5"),
+        ({"cloud_rule": "median", "rsus": 1, "flat": True, "rsu_rounds": 1}, "merged by rsu-rule"),
+    ],
+)
+def test_a_rule_that_cannot_survive_its_liars_is_refused(fields: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        HierarchicalConfig(**{"vehicles": 6, "rsus": 2, **fields})
+
+
+def test_a_rule_is_refused_where_the_division_leaves_an_rsu_too_few() -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 1, 1.0, "north" if i < 4 else "south") for i in range(6)))
+    with pytest.raises(NotEnoughVehicles, match="2 vehicles asked by rsu-1"):
+        Driven(fleet, config(6, 2, rsu_rule="median")).run(1)
+
+
+def test_five_that_add_one_and_a_liar(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 1, -25.0 if i == 4 else 1.0, f"r{i % 2}") for i in range(6)))
+    for rule in ("median", "trimmed-mean"):
+        assert Driven(fleet, config(6, 2, rsu_rule=rule)).run(1).moved_by == pytest.approx(1.0)
+    assert "merged too few" not in caplog.text
+
+
+def test_a_round_with_too_few_replies_goes_on_and_says_that_it_is_unprotected(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 1, 1.0, f"r{i % 2}") for i in range(6)))
+    driven = Driven(fleet, config(6, 2, rsu_rule="median"))
+    driven.grid.behaviour[1, TRAIN] = silent
+    driven.run(1)
+    assert [rsu.protected for rsu in driven.rounds[0].rsus] == [False, True]
+    assert "rsu-0 merged too few updates for 'median' to survive byzantine = 1" in caplog.text
+    assert driven.moved_by == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("rule", ["mean", "median", "norm-clip"])
+def test_a_weight_is_held_against_the_hello(rule: str) -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 20, 1.0) for i in range(5)), Adder("liar", 20, -1.0))
+    driven = Driven(fleet, config(6, 1, rsu_rule=rule, rule=RuleConfig(clip_norm=100.0)))
+    driven.grid.behaviour[6, TRAIN] = lying(num_examples=1_000_000)
+    driven.run(1)
+    assert driven.moved_by == pytest.approx(1.0 if rule == "median" else 4 / 6, rel=1e-6)
+    assert driven.rounds[0].rsus[0].examples == 120
+
+
+def test_a_hello_of_a_million_weighs_no_more_than_three_of_the_usual() -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 20, 1.0) for i in range(5)), Adder("liar", 1_000_000, -1.0))
+    assert Driven(fleet, config(6, 1)).run(1).moved_by == pytest.approx((5 * 20 - 60) / 160, rel=1e-6)
+    free = config(6, 1, gate=GateConfig(max_weight_ratio=0.0))
+    assert Driven(fleet, free).run(1).moved_by == pytest.approx(-1.0, rel=1e-3)
+
+
+def test_vehicles_that_collude_in_one_rsu_do_not_outweigh_the_others_in_the_cloud() -> None:
+    liars = [Adder(f"liar-{i}", 1_000_000, -1.0, "south") for i in range(2)]
+    fleet = Fleet(*(Adder(f"v{i}", 20, 1.0, "north") for i in range(4)), *liars)
+    assert Driven(fleet, config(6, 2)).run(1).moved_by == pytest.approx((4 * 20 - 2 * 60) / 200, rel=1e-6)
+
+
+def test_claiming_a_new_region_makes_nobody_an_rsu() -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 20, 1.0) for i in range(6)), Adder("liar", 20, -25.0, "a region of its own"))
+    assert Driven(fleet, config(7, 2, rsu_rule="median")).run(1).moved_by == pytest.approx(1.0)
+
+
+def test_a_dead_node_counts_once_and_under_its_own_name() -> None:
+    driven = Driven(FOUR, config(4, 2))
+    for kind in (TRAIN, EVALUATE):
+        driven.grid.behaviour[3, kind] = lambda message, _: [
+            create_message_error_unavailable_res_message(message.metadata, "node_unavail")
+        ]
+    driven.run(1)
+    assert driven.losses() == [("c", Cause.UNAVAILABLE)]
+    assert [(loss.vehicle, loss.cause) for loss in driven.evaluations[0].losses] == [("c", Cause.UNAVAILABLE)]
+
+
+def test_over_selection_takes_the_first_that_come_and_no_more_than_wanted() -> None:
+    four = Fleet(*(Adder(f"v{i}", 1, 1.0 + i, "one") for i in range(4)))
+    driven = Driven(four, config(4, 1, participation=Participation(fraction=0.5, over_selection=1.0)))
+    seen: list[int] = []
+
+    def slowest_first(replies: list[Message]) -> Iterator[Message]:
+        for reply in reversed(replies):
+            seen.append(reply.metadata.src_node_id)
+            yield reply
+
+    driven.grid.order = slowest_first
+    driven.strategy.configure_train(1, to_record({}), ConfigRecord(), driven.grid)
+    seen.clear()
+    driven.run(1)
+    train = [node for node in seen if node][4:6]  # after four hellos
+    assert train == [4, 3]
+    assert driven.moved_by == pytest.approx((3 + 4) / 2)
+
+
+def test_an_rsu_that_is_full_takes_no_more_while_another_waits() -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 1, 1.0 + i, f"r{i // 2}") for i in range(4)))
+    driven = Driven(fleet, config(4, 2, participation=Participation(fraction=0.5, over_selection=1.0)))
+    driven.run(1)  # v0, v1 of the first RSU come before v2
+    assert [rsu.accepted for rsu in driven.rounds[0].rsus] == [1, 1]
+    assert driven.moved_by == pytest.approx((1 + 3) / 2)
+
+
+def test_the_norm_limit_follows_honest_vehicles_that_move_on() -> None:
+    fleet = Fleet(*(Adder(f"v{i}", 1, 0.01) for i in range(3)))
+    driven = Driven(fleet, config(3, 1)).run(2)
+    grown = Driven(Fleet(*(Adder(f"v{i}", 1, 1.0) for i in range(3))), config(3, 1), driven.state)
+    grown.run(4)
+    assert [report.accepted for report in grown.rounds] == [0, 0, 3, 3]
+
+
+def test_a_minority_of_long_updates_never_moves_the_norm_limit() -> None:
+    fleet = Fleet(Adder("a", 1, 0.1), Adder("b", 1, 0.1), Adder("liar", 1, 2.0))
+    driven = Driven(fleet, config(3, 1)).run(6)
+    assert [report.accepted for report in driven.rounds[1:]] == [2] * 5
+
+
+def test_a_mute_newcomer_is_left_alone_ever_longer() -> None:
+    driven = Driven(Fleet(Adder("a", 1, 1.0), Adder("b", 1, 1.0), Adder("c", 1, 1.0)), config(2, 1))
+    driven.grid.nodes = [1, 2]
+    driven.run(1)
+    driven.grid.nodes, driven.grid.behaviour[3, HELLO] = [1, 2, 3], silent
+    driven.run(8)
+    assert [m.metadata.dst_node_id for m in driven.grid.received(HELLO)].count(3) == 3  # in periods 1, 3 and 7
 
 
 def test_fltrust_asks_for_roots_at_its_tier() -> None:
@@ -292,7 +434,8 @@ def test_nobody_answers_and_nothing_moves() -> None:
 def test_an_update_ten_times_the_usual_is_refused_from_the_second_round_on() -> None:
     driven = Driven(TWO_RSUS, config(2, 2))
     driven.run(1)
-    assert driven.state.typical_norm == pytest.approx({"rsu-0": 1 * np.sqrt(8), "rsu-1": 2 * np.sqrt(8)})
+    assert driven.state.recent_norms["rsu-0"] == pytest.approx([1 * np.sqrt(8)])
+    assert driven.state.recent_norms["rsu-1"] == pytest.approx([2 * np.sqrt(8)])
     driven.grid.behaviour[1, TRAIN] = lying(arrays=lambda a: {**a, "w": a["w"] + np.float32(15)})  # 30 > 10 · √8
     Hierarchical(driven.strategy.config, driven.state).start(
         driven.grid, to_record(driven.state.arrays), num_rounds=1, timeout=1.0
@@ -363,7 +506,7 @@ def test_vehicles_evaluate_the_global_model() -> None:
     assert [(loss.vehicle, loss.cause) for loss in report.losses] == [("d", Cause.CLIENT_ERROR)]
 
 
-@pytest.mark.parametrize(("num_examples", "weight"), [(-9, 0), (10**9, 1_000_000)])
+@pytest.mark.parametrize(("num_examples", "weight"), [(-9, 0), (10**9, 6)])  # three times the median, 2
 def test_weights_of_evaluations_are_capped(num_examples: int, weight: int) -> None:
     driven = Driven(FOUR, config(4, 2))
     driven.grid.behaviour[1, EVALUATE] = lambda message, _: [

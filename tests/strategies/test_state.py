@@ -15,11 +15,13 @@ FULL = RunState(
     round=7,
     optimizer={"m/w": np.zeros(2, np.float32)},
     rsu_examples={"rsu-0": 12},
-    typical_norm={"rsu-0": 0.25},
+    recent_norms={"rsu-0": [0.25, 0.5]},
     clock=Clock({"rsu-0": 1.5, "rsu-1": 2.5}),
     traffic=Traffic(1, 2, 3, 4),
     losses={"v": {"late": 2}},
     accepted=40,
+    idle_cloud_rounds=2,
+    last_cloud_moved=True,
 )
 
 
@@ -58,7 +60,7 @@ def test_a_missing_counter_is_an_error(name: str) -> None:
         RunState.restore(ARRAYS, {}, counters)
 
 
-@pytest.mark.parametrize("name", ["round", "rsu_examples", "typical_norm", "losses", "accepted"])
+@pytest.mark.parametrize("name", ["round", "rsu_examples", "recent_norms", "losses", "accepted"])
 def test_any_missing_counter_is_an_error(name: str) -> None:
     counters = FULL.counters()
     del counters[name]
@@ -69,3 +71,10 @@ def test_any_missing_counter_is_an_error(name: str) -> None:
 def test_an_unknown_counter_is_an_error() -> None:
     with pytest.raises(KeyError, match="unheard_of"):
         RunState.restore(ARRAYS, {}, {**FULL.counters(), "unheard_of": 1})
+
+
+def test_counters_of_before_are_read() -> None:
+    counters = FULL.counters()
+    del counters["recent_norms"], counters["idle_cloud_rounds"], counters["last_cloud_moved"]
+    restored = RunState.restore(ARRAYS, {}, {**counters, "typical_norm": {"rsu-0": 0.25}})
+    assert (restored.recent_norms, restored.idle_cloud_rounds) == ({"rsu-0": [0.25]}, 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.topology import Member, Topology, assign
+from strategies.topology import GivenTopology, Member, Topology, assign, shared_regions
 
 regions = st.lists(st.sampled_from(["north", "south", "east", "west", "mid"]), min_size=1, max_size=14)
 
@@ -44,11 +44,49 @@ def test_every_vehicle_has_one_rsu_and_every_rsu_a_vehicle(own: list[str], num_r
     groups = [names(topology, rsu) for rsu in topology.rsus]
     assert all(groups)
     assert sorted(chain.from_iterable(groups)) == [member.vehicle for member in members]
-    if len(set(own)) >= num_rsus:
-        for region in set(own):
+    shared = shared_regions(members, num_rsus)
+    if len(shared) >= num_rsus:
+        for region in shared:
             assert len({topology.rsu_of[m.vehicle] for m in members if m.region == region}) == 1
     random.shuffle(members)
     assert assign(members, num_rsus) == topology
+
+
+@pytest.mark.parametrize(("liars", "num_rsus", "honest"), [(1, 2, 3), (1, 2, 5), (1, 3, 8), (2, 3, 13), (1, 4, 11)])
+def test_nobody_becomes_an_rsu_by_claiming_a_new_region(liars: int, num_rsus: int, honest: int) -> None:
+    members = [*fleet(["town"] * honest), *(Member(f"liar-{i}", i, f"new-{i}", 10) for i in range(liars))]
+    topology = assign(members, num_rsus)
+    for rsu in topology.rsus:
+        group = names(topology, rsu)
+        assert len(group) >= 2
+        assert sum(name.startswith("liar") for name in group) * 2 <= len(group)
+
+
+def test_a_region_counts_when_enough_share_it() -> None:
+    assert shared_regions(fleet(["a"] * 4 + ["b"] * 2), 2) == ["a", "b"]  # two of an even share of three
+    assert shared_regions(fleet(["a"] * 5 + ["b"]), 2) == ["a"]
+    assert shared_regions(fleet(["a", "b", "c"]), 2) == ["a", "b", "c"]  # an even share is not even two
+    assert shared_regions(fleet(["a"] * 9 + ["b"] * 3 + ["c"] * 2), 2) == ["a"]  # four of seven
+    assert shared_regions(fleet(["a"] * 8 + ["b"] * 4 + ["c"] * 2), 2) == ["a", "b"]
+
+
+GIVEN = GivenTopology({"v00": "south", "v01": "north", "v02": "south"}, {"v01": 99})
+
+
+def test_the_operators_topology_wins_over_claims() -> None:
+    topology = assign(fleet(["north", "north", "north"]), 7, GIVEN)
+    assert topology.rsus == ("south", "north")
+    assert [names(topology, rsu) for rsu in topology.rsus] == [["v00", "v02"], ["v01"]]
+
+
+def test_the_operators_topology_says_who_may_use_a_name() -> None:
+    assert GIVEN.refuse("v01", 99) == GIVEN.refuse("v00", 5) == ""
+    assert "belongs to node 99" in GIVEN.refuse("v01", 5)
+    assert "not in the topology" in GIVEN.refuse("stranger", 99)
+    with pytest.raises(ValueError, match="under no RSU: v03"):
+        GivenTopology({"v00": "south"}, {"v03": 1})
+    with pytest.raises(ValueError, match="no vehicle"):
+        GivenTopology({})
 
 
 @pytest.mark.parametrize(
