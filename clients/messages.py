@@ -4,6 +4,7 @@ The records are named as Flower's own strategies name them ("arrays", "config", 
 "num-examples"), so a Convoy vehicle also answers a stock Flower strategy, and the other way round.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +22,12 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 ARRAYS, CONFIG, METRICS, NUM_EXAMPLES = "arrays", "config", "metrics", "num-examples"
 HELLO_ACTION = "query.hello"
 LARGEST = 10**15  # of any count or measured number that is believed
+# Names from outside become keys, file names and text on a terminal.
+VEHICLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+REGION_NAME = re.compile(r"[^\W_][\w./ -]{0,63}")
+METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,63}")
+MOST_METRICS = 256
+RESERVED_METRICS = frozenset({"accepted", "examples", "lost", "protected", "unplaced", "seed-m", "error-m"})
 
 
 class MessageError(ValueError):
@@ -200,7 +207,8 @@ def decode_train_reply(message: Message) -> TrainReply:
     """Train reply of a message that has content.
 
     Raises:
-        MessageError: not exactly one ArrayRecord and one MetricRecord, a damaged array, or no scalar "num-examples".
+        MessageError: not exactly one ArrayRecord and one MetricRecord, a damaged array, no scalar "num-examples", or
+            metrics that are too many or ill named.
     """
     arrays = _only(message.content, ArrayRecord)
     num_examples, metrics = _split_metrics(message)
@@ -225,11 +233,14 @@ def encode_hello(hello: Hello, to: Message) -> Message:
 
 
 def decode_hello(message: Message) -> Hello:
-    """Raises MessageError when a field is missing or of the wrong type."""
+    """Raises MessageError when a field is missing, of the wrong type, or a name that cannot be one."""
     fields = _only(message.content, ConfigRecord)
     vehicle, region, num_examples = fields.get("vehicle"), fields.get("region"), fields.get(NUM_EXAMPLES)
     if not (isinstance(vehicle, str) and isinstance(region, str) and type(num_examples) is int):
         raise MessageError(f"a hello needs vehicle (text), region (text) and {NUM_EXAMPLES} (whole), got {fields}")
+    for name, pattern, what in ((vehicle, VEHICLE_NAME, "vehicle"), (region, REGION_NAME, "region")):
+        if not pattern.fullmatch(name):
+            raise MessageError(f"a hello's {what} {name[:80]!r} is no name: want {pattern.pattern}")
     return Hello(vehicle, region, num_examples)
 
 
@@ -245,7 +256,23 @@ def _split_metrics(message: Message) -> tuple[int, dict[str, float]]:
     num_examples = metrics.pop(NUM_EXAMPLES, None)
     if type(num_examples) is not int or abs(num_examples) > LARGEST:
         raise MessageError(f"'{NUM_EXAMPLES}' must be a whole number, got {num_examples!r}")
+    _check_metric_names(metrics)
     return num_examples, {name: value for name, value in metrics.items() if _sane(value)}
+
+
+def _check_metric_names(metrics: Mapping[str, object]) -> None:
+    """Refuses names that would break or take the place of what others log.
+
+    Raises:
+        MessageError: names the first of them, or says that there are too many.
+    """
+    if len(metrics) > MOST_METRICS:
+        raise MessageError(f"a reply carries {len(metrics)} metrics, at most {MOST_METRICS} are taken")
+    for name in metrics:
+        if not METRIC_NAME.fullmatch(name):
+            raise MessageError(f"metric {name[:80]!r} is no name: want {METRIC_NAME.pattern}")
+        if name in RESERVED_METRICS:
+            raise MessageError(f"metric {name!r} is a name of the server's own: take another")
 
 
 def _sane(value: object) -> TypeGuard[float]:

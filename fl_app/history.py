@@ -22,9 +22,13 @@ def round_row(report: RoundReport) -> dict[str, float]:
         row["time/simulated-s"] = report.simulated_s
     for cause in {loss.cause for loss in report.losses}:
         row[f"lost/{cause}"] = sum(loss.cause == cause for loss in report.losses)
+    if not report.cloud_protected:
+        row["cloud/protected"] = 0.0
     for rsu in report.rsus:
-        row[f"rsu/{rsu.rsu}/accepted"], row[f"rsu/{rsu.rsu}/examples"] = rsu.accepted, rsu.examples
         row |= {f"rsu/{rsu.rsu}/{name}": value for name, value in rsu.metrics.items()}
+        row[f"rsu/{rsu.rsu}/accepted"], row[f"rsu/{rsu.rsu}/examples"] = rsu.accepted, rsu.examples
+        if not rsu.protected:
+            row[f"rsu/{rsu.rsu}/protected"] = 0.0
     return row | _nested("vehicle", report.vehicle_metrics)
 
 

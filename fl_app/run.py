@@ -20,6 +20,7 @@ from fl_app.export import StackedMaps
 from fl_app.history import History, evaluate_row, round_row
 from fl_app.pretrain import pretrained
 from fl_app.run_config import RunConfig
+from fl_app.streaming_grid import stream_replies
 from fl_app.tracking import Tracker, check_reachable, default_uri
 from perception.datasets import Fleet
 from perception.detector import DetectorConfig, build_detector
@@ -94,8 +95,8 @@ class Run:
         self.tracker.file(self.folder / "metrics.csv")
         self.tracker.model(StackedMaps(model), (1, 3, *self.task.size_px))
         self._print_summary(rsu_of)
-        if self.state.accepted == 0:
-            raise RunFailed("not one update was accepted: see the table of updates that did not count")
+        if failure := describe_failure(self.config, self.state):
+            raise RunFailed(failure)
 
     def _print_summary(self, rsu_of: dict[str, str]) -> None:
         out = console.console
@@ -137,10 +138,10 @@ def execute(config: RunConfig, grid: Grid) -> Path:
         rounds_left = config.num_rounds - run.state.round
         if rounds_left:
             strategy.start(
-                grid,
+                stream_replies(grid),
                 to_record(run.state.arrays),
                 num_rounds=rounds_left,
-                timeout=config.deadline_s,
+                timeout=config.reply_timeout_s,
                 evaluate_fn=run.judge,
             )
         run.finish(dict(strategy.topology.rsu_of))
@@ -204,6 +205,21 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise RunFailed(f"output-dir: {folder} cannot be used ({error})") from error
     return folder
+
+
+def describe_failure(config: RunConfig, state: RunState) -> str:
+    """Returns why a run that came to its end did not do its job, or "" if it did."""
+    cloud_rounds = state.round // config.hierarchical.rsu_rounds
+    see = "see the table of updates that did not count"
+    if state.accepted == 0:
+        return f"not one update was accepted: {see}"
+    if state.last_cloud_moved and 2 * state.idle_cloud_rounds <= cloud_rounds:
+        return ""
+    rate = config.hierarchical.server.learning_rate
+    remedy = f"; or lower server-learning-rate (now {rate:g})" if config.strategy in ("fedavgm", "fedadam") else ""
+    last = "" if state.last_cloud_moved else ", the last one among them"
+    idle = f"{state.idle_cloud_rounds} of {cloud_rounds} cloud rounds did not change the model{last}"
+    return f"{idle}: {see}{remedy}"
 
 
 def _first_arrays(config: RunConfig, folder: Path) -> Arrays:

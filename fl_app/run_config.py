@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from fl_app.scene_config import SceneFields
 from fl_app.survey import SurveyRequest
 from fl_app.survey_split import active_vehicles
+from fl_app.topology_file import read_topology
 from perception.datasets import FLEETS, FleetRequest
 from strategies.accumulator import RuleConfig
 from strategies.aggregation import RULES
@@ -21,6 +22,8 @@ from strategies.profile import PROFILES
 from strategies.rsu_round import Participation
 from strategies.server_optimizer import ServerOptimizerConfig
 
+# Where `server-learning-rate` is 0. FedAdam moves every weight by about its rate in each cloud round.
+SERVER_LEARNING_RATES = {"fedavg": 1.0, "fedprox": 1.0, "fedavgm": 1.0, "fedadam": 3e-3}
 ENGINE_KEYS = frozenset({"tier"})  # set per SuperLink or SuperNode, not by the user of a run
 
 
@@ -62,13 +65,16 @@ class RunConfig(SceneFields):
 
     strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam"] = "fedavg"
     proximal_mu: float = Field(0.01, ge=0)
-    server_learning_rate: float = Field(1.0, gt=0)
+    server_learning_rate: float = Field(0.0, ge=0)
     server_momentum: float = Field(0.9, ge=0, lt=1)
+    server_beta_2: float = Field(0.99, ge=0, lt=1)
+    server_tau: float = Field(1e-3, gt=0)
 
     fraction: float = Field(1.0, gt=0, le=1)
     over_selection: float = Field(0.0, ge=0)
     quorum: float = Field(0.5, ge=0, le=1)
     deadline_s: float = Field(600.0, gt=0)
+    wall_timeout_s: float = Field(600.0, gt=0)
     profile: Literal["", *PROFILES] = "uniform"  # type: ignore[valid-type]
     rsu_rule: Literal[*RULES] = "mean"  # type: ignore[valid-type]
     cloud_rule: Literal[*RULES] = "mean"  # type: ignore[valid-type]
@@ -78,6 +84,8 @@ class RunConfig(SceneFields):
     max_examples: int = Field(1_000_000, ge=1)
     max_update_ratio: float = Field(3.0, gt=0)
     max_norm_growth: float = Field(10.0, ge=0)
+    max_weight_ratio: float = Field(3.0, ge=0)
+    topology: str = ""
 
     seed: int = Field(0, ge=0)
     evaluate_every: int = Field(1, ge=0)
@@ -165,27 +173,37 @@ class RunConfig(SceneFields):
     def hierarchical(self) -> HierarchicalConfig:
         """Settings of the strategy; a flat run is one group that the cloud serves itself."""
         flat = self.hierarchy == "flat"
+        given = read_topology(Path(self.topology)) if self.topology else None
+        rsus = len(given.rsus) if given else self.rsus
         return HierarchicalConfig(
             vehicles=self.vehicles,
-            rsus=1 if flat else self.rsus,
+            rsus=1 if flat else rsus,
             flat=flat,
             rsu_rounds=1 if flat else self.rsu_rounds,
             local_epochs=self.local_epochs,
             evaluate_every=self.evaluate_every,
             participation=Participation(self.fraction, self.over_selection, self.quorum, self.deadline_s),
-            gate=GateConfig(self.max_examples, self.max_update_ratio, self.max_norm_growth),
+            gate=GateConfig(self.max_examples, self.max_update_ratio, self.max_norm_growth, self.max_weight_ratio),
             rsu_rule=self.rsu_rule,
             cloud_rule=self.cloud_rule,
             rule=RuleConfig(self.trim_fraction, self.byzantine, self.clip_norm),
             server=ServerOptimizerConfig(
                 "fedavg" if self.strategy == "fedprox" else self.strategy,
-                self.server_learning_rate,
+                self.server_learning_rate or SERVER_LEARNING_RATES[self.strategy],
                 self.server_momentum,
+                self.server_beta_2,
+                self.server_tau,
             ),
             profile=self.profile,
             seed=self.seed,
             join_timeout_s=self.join_timeout_s,
+            given=given.as_one_group() if given and flat else given,
         )
+
+    @property
+    def reply_timeout_s(self) -> float:
+        """How long a vehicle may take on the wall clock; where time is simulated, the deadline is on that alone."""
+        return self.wall_timeout_s if self.task == "perception" and self.profile else self.deadline_s
 
     def as_flower(self) -> dict[str, Any]:
         """Back to the flat mapping that Flower carries."""

@@ -23,6 +23,7 @@ from fl_app.scene_leakage import leakage_row, leakages
 from fl_app.scene_report import write_report
 from fl_app.scene_start import begun, resumed
 from fl_app.scene_tables import replanned_line
+from fl_app.streaming_grid import stream_replies
 from fl_app.survey import Survey
 from fl_app.tracking import Tracker, check_reachable, default_uri
 from recon.plan import Plan
@@ -146,9 +147,9 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
     try:
         rounds_left = config.fusion.num_rounds - run.state.round
         if run.lacks_judgement:
-            strategy.judge(grid, config.deadline_s)
+            strategy.judge(stream_replies(grid), config.deadline_s)
         if rounds_left > 0:
-            strategy.start(grid, ArrayRecord(), num_rounds=rounds_left, timeout=config.deadline_s)
+            strategy.start(stream_replies(grid), ArrayRecord(), num_rounds=rounds_left, timeout=config.deadline_s)
         else:
             console.say(
                 f"nothing is left to do: {run.state.round} rounds are done, {config.fusion.num_rounds} were asked for; "

@@ -26,7 +26,7 @@ class HierarchicalConfig:
         participation, gate, rule, server: see their classes.
         rsu_rule, cloud_rule: keys of `RULES`. A rule that takes more updates to survive `rule.byzantine` liars than its
             tier has is refused.
-        given: who belongs where, as the operator says; None for what vehicles claim. Its RSUs replace `rsus`.
+        given: who belongs where, as the operator says; None for what vehicles claim.
         profile: key of `PROFILES` for simulated time, or "" for the wall clock.
         seed: decides who is chosen and how fast each vehicle is.
         join_timeout_s: how long to wait for vehicles.
@@ -58,6 +58,10 @@ class HierarchicalConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.rsus > self.vehicles:
             raise ValueError(f"{self.rsus} RSUs need at least as many vehicles, got {self.vehicles}")
+        if self.given is not None and self.vehicles > len(self.given.rsu_of):
+            raise ValueError(f"vehicles = {self.vehicles}, but the topology lists {len(self.given.rsu_of)}")
+        if self.given is not None and self.rsus != len(self.given.rsus):
+            raise ValueError(f"rsus = {self.rsus}, but the topology has {len(self.given.rsus)}")
         if self.flat and (self.rsus, self.rsu_rounds) != (1, 1):
             raise ValueError(f"a flat run has one group and rsu_rounds = 1, got {self.rsus} and {self.rsu_rounds}")
         for name in (self.rsu_rule, self.cloud_rule):

@@ -94,6 +94,10 @@ class GivenTopology:
         """Names of the RSUs, in the order in which they are given."""
         return tuple(dict.fromkeys(self.rsu_of.values()))
 
+    def as_one_group(self) -> "GivenTopology":
+        """Returns the same vehicles and nodes under one RSU, for a run without RSUs."""
+        return GivenTopology(dict.fromkeys(self.rsu_of, "rsu-0"), self.node_of)
+
     def refuse(self, vehicle: str, node_id: int) -> str:
         """Returns why a node may not take part under a vehicle's name, or "" if it may."""
         if vehicle not in self.rsu_of:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import flwr.app as flower
 import numpy as np
@@ -35,7 +36,7 @@ from clients.messages import (
     from_record,
     to_record,
 )
-from tests.fakes import EVALUATE, HELLO, TRAIN, train_request
+from tests.fakes import EVALUATE, HELLO, TRAIN, train_reply, train_request
 
 EXAMPLES: dict[str, ndarray] = {
     "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -276,3 +277,41 @@ def test_a_reply_in_flowers_own_words_is_understood(name: str) -> None:
     reply = decode_train_reply(Message(records, reply_to=train_request(1)))
     np.testing.assert_array_equal(reply.arrays["0"], np.arange(3.0))
     assert (reply.num_examples, reply.metrics) == (2, {"loss": 1.0})
+
+
+# Names from outside
+
+
+@pytest.mark.parametrize(
+    "name", ["[/x]", "v;0", "", " v", "-v", "../evil", "v/0", "v" * 65, "v\n", "v\x1b[31m", "ü", "v,0", "$v$", "v=1"]
+)
+@pytest.mark.parametrize("field", ["vehicle", "region"])
+def test_a_hello_with_a_name_that_is_markup_a_key_or_a_path_is_refused(field: str, name: str) -> None:
+    if field == "region" and name in ("v/0", "ü"):
+        return  # dawn/dusk and Kärntner Straße are regions
+    hello = Hello(**{"vehicle": "v", "region": "r", "num_examples": 1, field: name})
+    with pytest.raises(MessageError, match=f"{field} .* is no name"):
+        decode_hello(encode_hello(hello, Message(RecordDict(), 4, HELLO)))
+
+
+@pytest.mark.parametrize("decode", [decode_train_reply, decode_evaluate_reply])
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["x" * 300], "is no name"),
+        (["a;b"], "is no name"),
+        (["[/x]"], "is no name"),
+        (["a/../b"], "is no name"),
+        (["accepted"], "server's own"),
+        (["unplaced"], "server's own"),
+        ([f"m{i}" for i in range(257)], "257 metrics, at most 256"),
+    ],
+)
+def test_metrics_that_would_break_a_log_are_refused(decode: Callable, names: list[str], text: str) -> None:
+    reply = train_reply(1, {"w": np.ones(1, np.float32)}, 1, **dict.fromkeys(names, 0.5))
+    if decode is decode_evaluate_reply:
+        del reply.content["arrays"]
+    with pytest.raises(MessageError, match=text):
+        decode(reply)
+    most = {f"m{i}": 0.5 for i in range(256)}
+    assert len(decode(train_reply(1, {"w": np.ones(1, np.float32)}, 1, **most)).metrics) == 256

@@ -104,3 +104,26 @@ def test_a_flat_run_is_one_group_and_one_round_per_cloud_round() -> None:
 def test_fedprox_is_fedavg_on_the_server() -> None:
     assert parse({"strategy": "fedprox"}).hierarchical.server.name == "fedavg"
     assert parse({"strategy": "fedadam"}).hierarchical.server.name == "fedadam"
+
+
+def test_a_simulated_deadline_is_not_on_the_clock_of_this_machine() -> None:
+    simulated = parse({"profile": "stragglers", "deadline-s": 8.0})
+    assert (simulated.hierarchical.participation.deadline_s, simulated.reply_timeout_s) == (8.0, 600.0)
+    assert parse({"profile": "uniform", "deadline-s": 8.0, "wall-timeout-s": 90.0}).reply_timeout_s == 90.0
+    assert parse({"profile": "", "deadline-s": 8.0}).reply_timeout_s == 8.0
+
+
+@pytest.mark.parametrize(("strategy", "rate"), [("fedavg", 1.0), ("fedprox", 1.0), ("fedavgm", 1.0), ("fedadam", 3e-3)])
+def test_each_strategy_has_a_server_rate_of_its_own_which_the_user_overrides(strategy: str, rate: float) -> None:
+    assert parse({"strategy": strategy}).hierarchical.server.learning_rate == rate
+    assert parse({"strategy": strategy, "server-learning-rate": 0.5}).hierarchical.server.learning_rate == 0.5
+
+
+def test_the_server_optimizers_settings_reach_it() -> None:
+    server = parse({"strategy": "fedadam", "server-beta-2": 0.9, "server-tau": 0.01}).hierarchical.server
+    assert (server.name, server.beta_2, server.tau) == ("fedadam", 0.9, 0.01)
+
+
+def test_rules_that_cannot_keep_their_promise_are_refused_by_key() -> None:
+    with pytest.raises(ConfigError, match="cloud-rule = 'median' takes 3 updates"):
+        parse({"cloud-rule": "median"})
