@@ -24,8 +24,8 @@ HELLO_ACTION = "query.hello"
 LARGEST = 10**15  # of any count or measured number that is believed
 # Names from outside become keys, file names and text on a terminal.
 VEHICLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-REGION_NAME = re.compile(r"[^\W_][\w./ -]{0,63}")
 METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,63}")
+LONGEST_REGION = 64  # of which only equality matters
 MOST_METRICS = 256
 RESERVED_METRICS = frozenset({"accepted", "examples", "lost", "protected", "unplaced", "seed-m", "error-m"})
 
@@ -238,9 +238,12 @@ def decode_hello(message: Message) -> Hello:
     vehicle, region, num_examples = fields.get("vehicle"), fields.get("region"), fields.get(NUM_EXAMPLES)
     if not (isinstance(vehicle, str) and isinstance(region, str) and type(num_examples) is int):
         raise MessageError(f"a hello needs vehicle (text), region (text) and {NUM_EXAMPLES} (whole), got {fields}")
-    for name, pattern, what in ((vehicle, VEHICLE_NAME, "vehicle"), (region, REGION_NAME, "region")):
-        if not pattern.fullmatch(name):
-            raise MessageError(f"a hello's {what} {name[:80]!r} is no name: want {pattern.pattern}")
+    if not VEHICLE_NAME.fullmatch(vehicle):
+        raise MessageError(f"a hello's vehicle {vehicle[:80]!r} is no name: want {VEHICLE_NAME.pattern}")
+    if len(region) > LONGEST_REGION or not region.isprintable():
+        raise MessageError(
+            f"a hello's region {region[:80]!r} is no name: want at most {LONGEST_REGION} printable signs"
+        )
     return Hello(vehicle, region, num_examples)
 
 

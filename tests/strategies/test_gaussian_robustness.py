@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 
 from clients.gaussian_messages import ALIGN, FIT, REFINE
 from clients.gaussian_wire import JOB, pack_sim3
@@ -118,6 +119,16 @@ def test_who_does_not_join_is_counted_where_nobody_makes_up_for_it() -> None:
     driven.grid.nodes.remove(4)
     assert driven.run(1).state.losses == {"d": {"unavailable": 1}}
     assert driven.state.missing == []
+
+
+def test_a_dead_node_counts_once_and_under_its_own_name() -> None:
+    driven = Driven()
+    driven.grid.behaviour[3, TRAIN] = lambda message, _: [
+        create_message_error_unavailable_res_message(message.metadata, "node_unavail")  # comes from node 1
+    ]
+    driven.run(1)
+    assert driven.state.losses == {"c": {"unavailable": 1}}
+    assert driven.state.accepted == 3
 
 
 def test_a_quorum_is_one_of_vehicles_that_say_who_they_are() -> None:
