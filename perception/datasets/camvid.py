@@ -65,8 +65,8 @@ class CamVid(Sequence[Frame]):
     @property
     def labelled(self) -> tuple[int, ...]:
         """Indices of the frames that have an image and a label file."""
-        both = [(self.root / folder / f"{stem}.png" for folder in ("images", "labels")) for stem in self._stems]
-        return tuple(i for i, paths in enumerate(both) if all(path.exists() for path in paths))
+        there = [{path.stem for path in (self.root / folder).glob("*.png")} for folder in ("images", "labels")]
+        return tuple(index for index, stem in enumerate(self._stems) if all(stem in stems for stems in there))
 
     @property
     def timestamps_s(self) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from perception.datasets.base import DataError
-from perception.datasets.recordings import Part, Source, spread_indices
+from perception.datasets.recordings import Part, Source
 
 ROOT_NOTE = (
     "Frames that the server trains on itself (rule fltrust): {}, spread over what is held out. Nobody is evaluated "
@@ -78,7 +78,7 @@ def select_root(
         for i in order:
             if sum(len(root) for root, _ in chosen) == count:
                 return chosen
-            more = spare_frames(times_s[i], owners[i], len(chosen[i][0]) + 1, guard_s)
+            more = spare_frame(times_s[i], owners[i], chosen[i][0], guard_s)
             if more is not None:
                 chosen[i], grown = more, True
     if not any(root for root, _ in chosen):
@@ -89,21 +89,26 @@ def select_root(
     return chosen
 
 
-def spare_frames(
-    times_s: Sequence[float], owners: Sequence[int], count: int, guard_s: float
+def spare_frame(
+    times_s: Sequence[float], owners: Sequence[int], root: Sequence[int], guard_s: float
 ) -> tuple[list[int], list[int]] | None:
-    """Selects `count` indices spread over a sequence, and those at least `guard_s` from all of them.
+    """Adds to a sequence's root the frame that lies farthest from it, or at first the one with the fewest neighbours.
 
-    None where this leaves fewer than half of the frames, or an owner without a frame.
+    Returns the root's indices and those at least `guard_s` from all of them; None where any choice leaves fewer than
+    half of the frames, or an owner without a frame.
     """
-    times, picks = np.asarray(times_s, dtype=np.float64), spread_indices(len(times_s), count)
-    if not picks or len(picks) < count:
-        return None
-    far = (np.abs(times[:, None] - times[picks]) >= guard_s).all(axis=1)
-    rest = np.flatnonzero(far).tolist()
-    if 2 * len(rest) < len(times) or {owners[i] for i in rest} != set(owners):
-        return None
-    return picks, rest
+    times = np.asarray(times_s, dtype=np.float64)
+    away_s = np.abs(times[:, None] - times[list(root)]).min(axis=1, initial=np.inf)
+    held_out = away_s >= guard_s
+    kept = np.concatenate([[0], held_out.cumsum()])
+    near = [np.searchsorted(times, times - guard_s, "right"), np.searchsorted(times, times + guard_s, "left")]
+    left = kept[-1] - (kept[near[1]] - kept[near[0]])
+    best_first = np.lexsort((np.arange(len(times)), -left, -away_s))
+    for pick in best_first[held_out[best_first] & (2 * left[best_first] >= len(times))].tolist():
+        rest = np.flatnonzero(held_out & (np.abs(times - times[pick]) >= guard_s)).tolist()
+        if {owners[i] for i in rest} == set(owners):
+            return sorted([*root, pick]), rest
+    return None
 
 
 def describe_root(root: Sequence[Source], guard_s: float) -> tuple[str, ...]:
