@@ -107,16 +107,15 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, i
     return write.__name__.removesuffix("_with_validation"), tmp_path, write(tmp_path)
 
 
-def keys(frames: Sequence[Frame]) -> list[tuple[str, float]]:
-    """Frames by the sequence that they are of (a file's folder and the first part of its name) and their time."""
-    return [(sequence_of(frame), frame.timestamp_s) for frame in frames]
-
-
-def sequence_of(frame: Frame) -> str:
-    source, stem = frame.source, Path(frame.source).stem
-    if "leftImg8bit" in source:
-        return stem.rsplit("_", 2)[0]  # without a frame's number: 30 s between sequences count as apart
-    return stem.rpartition("_")[0] if "labels" not in source and "images/" in source else source.partition("#")[0]
+SEQUENCE: dict[str, Callable[[str], str]] = {  # that a frame is of, by its source
+    "camvid": lambda source: Path(source).stem.partition("_")[0],
+    "kitti": lambda source: str(Path(source).parent),
+    "cityscapes": lambda source: Path(source).name.rsplit("_", 2)[0],
+    "bdd100k": lambda source: str(Path(source).parent),
+    "nuscenes": lambda source: Path(source).stem.partition("n")[0],
+    "argoverse2": lambda source: str(Path(source).parents[3]),
+    "waymo": lambda source: source.partition(":")[0],
+}
 
 
 def sources(frames: Sequence[Frame]) -> list[str]:
@@ -166,13 +165,10 @@ def test_root_frames_are_apart_from_all_that_is_judged_and_trained_on(folder: tu
     assert {*root} <= {*sources(plain.holdout)}  # taken out of what would be judged, from nobody's training
     assert [sources(share.train) for share in fleet.shares] == [sources(share.train) for share in plain.shares]
     assert all(len(share.test) for share in fleet.shares)
-    if name not in ("kitti", "bdd100k", "cityscapes"):  # single pictures, at no time
-        apart = [
-            abs(one.timestamp_s - other.timestamp_s)
-            for one, other in product(fleet.root, judged(fleet))
-            if sequence_of(one) == sequence_of(other)
-        ]
-        assert min(apart, default=GUARD_S) >= GUARD_S
+    of, pairs = SEQUENCE[name], [*product(fleet.root, judged(fleet))]
+    apart = [abs(a.timestamp_s - b.timestamp_s) for a, b in pairs if of(a.source) == of(b.source)]
+    assert apart or name == "cityscapes"  # whose sequences here have one frame
+    assert min(apart, default=GUARD_S) >= GUARD_S
     if name == "cityscapes":
         assert len({Path(frame.source).parent.name for frame in fleet.root}) == 2  # of two cities
 
@@ -295,9 +291,6 @@ def test_roots_of_real_data_are_apart_from_what_is_judged(name: str) -> None:
     root, others = sources(fleet.root), sources(judged(fleet))
     assert 2 <= len(root) <= 8
     assert not {*root} & {*others}
-    near = [
-        (one.source, other.source)
-        for one, other in product(fleet.root, judged(fleet))
-        if abs(one.timestamp_s - other.timestamp_s) < GUARD_S and Path(one.source).parent == Path(other.source).parent
-    ]
-    assert not [pair for pair in near if name != "camvid" or Path(pair[0]).stem[:6] == Path(pair[1]).stem[:6]]
+    of, pairs = SEQUENCE[name], [*product(fleet.root, judged(fleet))]
+    apart = [abs(a.timestamp_s - b.timestamp_s) for a, b in pairs if of(a.source) == of(b.source)]
+    assert min(apart) >= GUARD_S
