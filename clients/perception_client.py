@@ -3,13 +3,14 @@
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from clients.messages import Arrays, EvaluateReply, Hello, TrainReply, TrainRequest
-from perception.datasets import Fleet, FleetRequest, Share, load_fleet
+from perception.datasets import Fleet, FleetRequest, Share, load_fleet, load_own_share, load_share
 from perception.detector import Detector, DetectorConfig, build_detector
 from perception.targets import Samples, make_samples
 from perception.training import TrainConfig, evaluate, train_epochs
@@ -70,9 +71,42 @@ class Once:
 _cache = Once()  # per process: vehicles that share a process share the files that they read
 
 
+@dataclass(frozen=True)
+class VehicleData:
+    """Which data are one vehicle's.
+
+    Args:
+        index: which share of the fleet, and a part of what decides the vehicle's random numbers.
+        path: folder of the vehicle's own frames, all of which are its; None for its share of the fleet.
+        vehicle: its name; "" for the share's.
+        region: where it drives; "" for what the data say.
+    """
+
+    index: int
+    path: Path | None = None
+    vehicle: str = ""
+    region: str = ""
+
+
 def fleet_of(task: PerceptionTask) -> Fleet:
     """The task's data, read once per process."""
     return _cache.get((task.data, task.request), lambda: load_fleet(task.data, task.request))
+
+
+def share_of(task: PerceptionTask, data: VehicleData) -> Share:
+    """Reads what one vehicle holds, once per process.
+
+    Raises:
+        DataError: the data are missing or unreadable, or there is no such share.
+    """
+    return _cache.get((task.data, task.request, data), lambda: _read_share(task, data))
+
+
+def _read_share(task: PerceptionTask, data: VehicleData) -> Share:
+    if data.path is not None:
+        return load_own_share(task.data, data.path, data.vehicle, data.region, task.request.frames_per_vehicle)
+    share = load_share(task.data, task.request, data.index)
+    return replace(share, vehicle=data.vehicle or share.vehicle, region=data.region or share.region)
 
 
 class PerceptionClient:
@@ -80,15 +114,15 @@ class PerceptionClient:
 
     Args:
         task: what is learned.
-        index: which share of the fleet is its own.
+        data: which data are its own.
 
     Raises:
-        IndexError: the fleet has fewer shares.
+        DataError: the data are missing or unreadable, or there is no such share.
     """
 
-    def __init__(self, task: PerceptionTask, index: int) -> None:
-        self.task, self.index = task, index
-        self.share: Share = fleet_of(task).shares[index]
+    def __init__(self, task: PerceptionTask, data: VehicleData) -> None:
+        self.task, self.data = task, data
+        self.share: Share = share_of(task, data)
 
     def hello(self) -> Hello:
         """Name, region and number of training frames."""
@@ -106,7 +140,7 @@ class PerceptionClient:
             warmup_steps=task.warmup_steps,
             proximal_mu=task.proximal_mu,
         )
-        generator = torch.Generator().manual_seed(hash((task.seed, round_number, self.index)) & 0x7FFFFFFF)
+        generator = torch.Generator().manual_seed(hash((task.seed, round_number, self.data.index)) & 0x7FFFFFFF)
         report = train_epochs(model, samples, config, generator, start if task.proximal_mu else None)
         metrics = {f"loss-{name}": float(value) for name, value in report.losses.items()}
         metrics |= {"train-cpu-s": report.cpu_s, "learning-rate": config.lr}
@@ -119,7 +153,7 @@ class PerceptionClient:
         return EvaluateReply(len(samples), flat_metrics(evaluate(model, samples)))
 
     def _samples(self, part: str) -> Samples:
-        key = (self.task.data, self.task.request, self.task.size_px, self.index, part)
+        key = (self.task.data, self.task.request, self.task.size_px, self.data, part)
         return _cache.get(key, lambda: make_samples(getattr(self.share, part), self.task.size_px))
 
 

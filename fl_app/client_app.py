@@ -11,7 +11,9 @@ from clients.gaussian_wire import MISSING
 from clients.messages import Scalar, decode_request, encode_evaluate_reply, encode_hello, encode_train_reply
 from clients.perception_client import PerceptionClient, PerceptionTask
 from fl_app.holdings import held_by
+from fl_app.node_config import read_node_config
 from fl_app.run_config import RunConfig, parse
+from perception.datasets import DataError
 
 app = ClientApp()
 torch.set_num_threads(1)  # workers share the machine: parallelism is across vehicles
@@ -34,15 +36,20 @@ def task_of(config: RunConfig) -> PerceptionTask:
 
 
 def client_of(context: Context) -> PerceptionClient:
-    """The vehicle that a node stands for: its share of the data is its partition id."""
-    return PerceptionClient(task_of(parse(context.run_config)), int(context.node_config["partition-id"]))
+    """The vehicle that a node stands for: its node config says which data are its own."""
+    return PerceptionClient(task_of(parse(context.run_config)), read_node_config(context.node_config))
 
 
 def surveyor_of(context: Context, settings: Mapping[str, Scalar] | None = None) -> GaussianClient:
     """The vehicle that a node stands for in a reconstruction; a message's settings say who is missing."""
-    request, number = parse(context.run_config).survey, int(context.node_config["partition-id"])
+    request, own = parse(context.run_config).survey, read_node_config(context.node_config)
+    if own.path is not None:
+        raise DataError(
+            "node config: data-path: vehicles of a reconstruction are planned on one route, which the run's data-path "
+            "names; start this SuperNode with its partition-id alone"
+        )
     missing = str((settings or {}).get(MISSING, ""))
-    return GaussianClient(*held_by(request, number, tuple(missing.split(",")) if missing else ()))
+    return GaussianClient(*held_by(request, own.index, tuple(missing.split(",")) if missing else ()))
 
 
 @app.query("hello")

@@ -71,11 +71,13 @@ def judged_line(report: EvaluateReport) -> str:
 
 
 def cloud_table(history: History) -> Table:
-    """The cloud rounds: accuracy on held-out frames, traffic and time."""
-    table = Table(title="Global model on held-out frames", title_justify="left")
+    """The cloud rounds: accuracy on held-out frames, or else on the vehicles' test frames; traffic and time."""
+    tier = history.evaluated_by
+    where = "held-out frames" if tier == "cloud" else "the vehicles' test frames"
+    table = Table(title=f"Global model on {where}", title_justify="left")
     columns = {
-        "AP50": "cloud/ap50",
-        "mIoU": "cloud/miou",
+        "AP50": f"{tier}/ap50",
+        "mIoU": f"{tier}/miou",
         "vehicle link": "bytes/vehicle",
         "cloud link": "bytes/cloud",
         "simulated": "time/simulated-s",
@@ -84,7 +86,7 @@ def cloud_table(history: History) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     for _, row in sorted(history.rows.items()):
-        if "cloud/frames" in row:
+        if f"{tier}/frames" in row:
             row = row | {"bytes/vehicle": _sum(row, "vehicle"), "bytes/cloud": _sum(row, "cloud")}
             table.add_row(f"{row.get('cloud/round', 0):.0f}", *(_cell(key, row.get(key)) for key in columns.values()))
     return table

@@ -72,6 +72,11 @@ class History:
         """(round, value) of one column, where it was measured."""
         return [(number, row[name]) for number, row in sorted(self.rows.items()) if name in row]
 
+    @property
+    def evaluated_by(self) -> str:
+        """Who measured the global model: the "cloud" on held-out frames, or the "vehicles" where the cloud has none."""
+        return "cloud" if self.series("cloud/frames") else "vehicles"
+
     def write(self, path: Path) -> None:
         """One line per round, one column per name."""
         names = sorted({name for row in self.rows.values() for name in row})

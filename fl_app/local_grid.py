@@ -50,12 +50,21 @@ class LocalGrid(Grid):
         num_nodes: number of vehicles; each has a context of its own that persists over rounds.
         run_config: given to every context.
         workers: threads.
+        node_configs: what each node's config holds beside its partition, as `flower-supernode --node-config` would.
 
     Raises:
-        ValueError: no node or no worker.
+        ValueError: no node or no worker, or another number of configs.
     """
 
-    def __init__(self, client_app: ClientApp, num_nodes: int, run_config: Mapping, *, workers: int = 2) -> None:
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        run_config: Mapping,
+        *,
+        workers: int = 2,
+        node_configs: Sequence[Mapping] | None = None,
+    ) -> None:
         if num_nodes < 1 or workers < 1:
             raise ValueError(f"LocalGrid needs at least one node and one worker, got {num_nodes} and {workers}")
         _share_one_heap()
@@ -64,11 +73,11 @@ class LocalGrid(Grid):
             i + 1: Context(
                 run_id=RUN_ID,
                 node_id=i + 1,
-                node_config={"partition-id": i, "num-partitions": num_nodes},
+                node_config={"partition-id": i, "num-partitions": num_nodes, **own},
                 state=RecordDict(),
                 run_config=dict(run_config),
             )
-            for i in range(num_nodes)
+            for i, own in zip(range(num_nodes), node_configs or [{}] * num_nodes, strict=True)
         }
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()

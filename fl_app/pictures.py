@@ -27,16 +27,17 @@ def draw_detections(model: Detector, frames: Sequence[Frame], path: Path, most: 
 
 
 def draw_curves(history: History, path: Path) -> Path:
-    """Accuracy on held-out frames against round and cloud traffic; writes a PNG."""
+    """Accuracy on held-out frames, or else the vehicles' own, against round and cloud traffic; writes a PNG."""
+    tier = history.evaluated_by
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
-    for name, label in (("cloud/ap50", "AP50"), ("cloud/miou", "mIoU")):
-        series = history.series(name)
+    for name, label in (("ap50", "AP50"), ("miou", "mIoU")):
+        series = history.series(f"{tier}/{name}")
         rounds = [number for number, _ in series]
         traffic = [sum(history.rows[n].get(f"bytes/cloud-{way}", 0) for way in ("up", "down")) / 1e6 for n in rounds]
         values = [value for _, value in series]
         axes[0].plot(rounds, values, marker="o", markersize=3, label=label)
         axes[1].plot(traffic, values, marker="o", markersize=3, label=label)
-    axes[0].set(xlabel="RSU round", ylabel="on held-out frames", ylim=(0, 1))
+    axes[0].set(xlabel="RSU round", ylabel=f"on {'held-out' if tier == 'cloud' else 'test'} frames", ylim=(0, 1))
     axes[1].set(xlabel="RSU–cloud traffic, MB")
     for axis in axes:
         axis.grid(alpha=0.3)

@@ -13,25 +13,23 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from clients.messages import Arrays, from_record, to_record
-from clients.perception_client import PerceptionTask, arrays_of, flat_metrics, fleet_of, load_model
+from clients.perception_client import PerceptionTask, arrays_of, flat_metrics, load_model
 from fl_app import checkpoint, console, pictures
 from fl_app.client_app import task_of
 from fl_app.export import StackedMaps
 from fl_app.history import History, evaluate_row, round_row
 from fl_app.pretrain import pretrained
 from fl_app.run_config import RunConfig
+from fl_app.server_data import ServerData, load_server_data, warn_of_other_division
 from fl_app.streaming_grid import stream_replies
 from fl_app.tracking import Tracker, check_reachable, default_uri
-from perception.datasets import Fleet
 from perception.detector import DetectorConfig, build_detector
-from perception.targets import Samples, make_samples
 from perception.training import TrainConfig, evaluate, train_epochs
 from strategies.hierarchical import Hierarchical
 from strategies.report import EvaluateReport, RoundReport
 from strategies.state import RunState
 
 logger = logging.getLogger("convoy")
-ROOT_FRAMES = 8  # frames that a tier holds itself, for rule "fltrust"
 
 
 class RunFailed(RuntimeError):
@@ -45,8 +43,7 @@ class Run:
     config: RunConfig
     folder: Path
     task: PerceptionTask
-    fleet: Fleet
-    holdout: Samples
+    data: ServerData
     state: RunState
     history: History
     tracker: Tracker
@@ -65,20 +62,20 @@ class Run:
 
     def judge(self, _: int, record: ArrayRecord) -> MetricRecord | None:
         """Measure the global model on held-out frames, after cloud rounds."""
-        if self.state.round % self.config.hierarchical.rsu_rounds:
+        if self.data.holdout is None or self.state.round % self.config.hierarchical.rsu_rounds:
             return None
         model, _start = load_model(self.task, from_record(record))
-        metrics = {f"cloud/{name}": value for name, value in flat_metrics(evaluate(model, self.holdout)).items()}
+        metrics = {f"cloud/{name}": value for name, value in flat_metrics(evaluate(model, self.data.holdout)).items()}
         self._log(self.state.round, {"cloud/round": self.state.round // self.config.hierarchical.rsu_rounds, **metrics})
         return MetricRecord(dict(metrics))
 
     def train_root(self, arrays: Arrays, round_number: int) -> Arrays:
         """For rule "fltrust": one epoch on the few labelled frames that the tier holds itself."""
+        assert self.data.root is not None  # the run config asked for it
         model, _ = load_model(self.task, arrays)
-        samples = self.holdout.select(torch.arange(min(ROOT_FRAMES, len(self.holdout))))
         generator = torch.Generator().manual_seed(self.config.seed + round_number)
         rate = self.task.learning_rate_at(round_number)
-        train_epochs(model, samples, TrainConfig(epochs=self.config.local_epochs, lr=rate), generator)
+        train_epochs(model, self.data.root, TrainConfig(epochs=self.config.local_epochs, lr=rate), generator)
         return arrays_of(model)
 
     def finish(self, rsu_of: dict[str, str]) -> None:
@@ -86,11 +83,10 @@ class Run:
         self.history.write(self.folder / "metrics.csv")
         path = checkpoint.save_model(self.folder, self.state.arrays)
         model, _ = load_model(self.task, self.state.arrays)
-        for file in (
-            pictures.draw_detections(model, self.fleet.holdout, self.folder / "detections.png"),
-            pictures.draw_curves(self.history, self.folder / "curves.png"),
-        ):
-            self.tracker.file(file, "pictures")
+        if self.data.holdout is not None:
+            frames = self.data.fleet.holdout
+            self.tracker.file(pictures.draw_detections(model, frames, self.folder / "detections.png"), "pictures")
+        self.tracker.file(pictures.draw_curves(self.history, self.folder / "curves.png"), "pictures")
         self.tracker.file(path, "weights")
         self.tracker.file(self.folder / "metrics.csv")
         self.tracker.model(StackedMaps(model), (1, 3, *self.task.size_px))
@@ -103,9 +99,9 @@ class Run:
         out.print(console.cloud_table(self.history), console.vehicle_table(self.history, rsu_of))
         if self.state.losses:
             out.print(console.losses_table(self.state.losses))
-        for note in self.fleet.notes:
+        for note in self.data.fleet.notes:
             out.print(f"note: {note}")
-        out.print(f"data: {self.fleet.name} ({self.fleet.licence})")
+        out.print(f"data: {self.data.fleet.name} ({self.data.fleet.licence})")
 
     def _log(self, round_number: int, values: dict[str, float]) -> None:
         self.history.add(round_number, values)
@@ -130,8 +126,14 @@ def execute(config: RunConfig, grid: Grid) -> Path:
         ConfigError, DataError, CheckpointError, TrackingError, NotEnoughVehicles, RunFailed: one clear message each.
     """
     run = open_run(config)
+
+    def on_round(report: RoundReport) -> None:
+        if report.round == 1:
+            warn_of_other_division(run.data.fleet, strategy.topology.members)
+        run.on_round(report)
+
     strategy = Hierarchical(
-        config.hierarchical, run.state, on_round=run.on_round, on_evaluate=run.on_evaluate, train_root=run.train_root
+        config.hierarchical, run.state, on_round=on_round, on_evaluate=run.on_evaluate, train_root=run.train_root
     )
     status = "FAILED"
     try:
@@ -167,15 +169,14 @@ def open_run(config: RunConfig) -> Run:
     began_s = time.monotonic()
     tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
     task = task_of(config)
-    fleet = fleet_of(task)
+    data = load_server_data(config, task)
     name = f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
     folder = run_folder(config, name)
     (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
-    holdout = make_samples(fleet.holdout, task.size_px)
     tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
     state = saved.state if saved else RunState(_first_arrays(config, folder))
     history = History.read(folder / "metrics.csv", state.round) if saved else History()
-    return Run(config, folder, task, fleet, holdout, state, history, tracker, began_s)
+    return Run(config, folder, task, data, state, history, tracker, began_s)
 
 
 def run_folder(config: RunConfig, name: str) -> Path:

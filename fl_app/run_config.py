@@ -12,7 +12,7 @@ from fl_app.scene_config import SceneFields
 from fl_app.survey import SurveyRequest
 from fl_app.survey_split import active_vehicles
 from fl_app.topology_file import read_topology
-from perception.datasets import FLEETS, FleetRequest
+from perception.datasets import FLEETS, TOWN, FleetRequest
 from strategies.accumulator import RuleConfig
 from strategies.aggregation import RULES
 from strategies.gate import GateConfig
@@ -24,6 +24,8 @@ from strategies.server_optimizer import ServerOptimizerConfig
 
 # Where `server-learning-rate` is 0. FedAdam moves every weight by about its rate in each cloud round.
 SERVER_LEARNING_RATES = {"fedavg": 1.0, "fedprox": 1.0, "fedavgm": 1.0, "fedadam": 3e-3}
+NO_HOLDOUT = "none"
+ROOT_FRAMES = 8  # that a tier trains on itself, at most, for rule "fltrust"
 ENGINE_KEYS = frozenset({"tier"})  # set per SuperLink or SuperNode, not by the user of a run
 
 
@@ -43,8 +45,9 @@ class RunConfig(SceneFields):
     )
 
     task: Literal["perception", "reconstruction"] = "perception"
-    data: Literal["town", "camvid", "kitti"] = "town"
+    data: Literal[*FLEETS] = "town"  # type: ignore[valid-type]
     data_path: str = ""
+    holdout_path: str = ""
     preset: str = "village"
     frames_per_vehicle: int = Field(0, ge=0)
     image_height: int = Field(128, ge=32, multiple_of=32)
@@ -116,7 +119,13 @@ class RunConfig(SceneFields):
             size_px=self.size_px,
             frames_per_vehicle=self.frames_per_vehicle,
             preset=self.preset,
+            root_frames=ROOT_FRAMES if self.trusts_root else 0,
         )
+
+    @property
+    def trusts_root(self) -> bool:
+        """Whether a rule compares updates with one that the server trains itself."""
+        return "fltrust" in (self.rsu_rule, self.cloud_rule)
 
     @property
     def survey(self) -> SurveyRequest:
@@ -220,13 +229,20 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig(**given)
         config.hierarchical if config.task == "perception" else config.fusion  # noqa: B018  cross-field checks
+        _check_holdout(config)
     except ValidationError as error:
         raise ConfigError("\n".join(_line(problem) for problem in error.errors())) from None
     except ValueError as error:
         raise ConfigError(f"run config: {error}") from None
-    if config.data not in FLEETS:
-        raise ConfigError(f"run config: data: no loader for {config.data!r}")
     return config
+
+
+def _check_holdout(config: RunConfig) -> None:
+    where = f"holdout-path = {config.holdout_path!r}"
+    if config.holdout_path == NO_HOLDOUT and config.trusts_root:
+        raise ValueError(f"{where}: rule 'fltrust' trains on frames of the server's own: name a folder that holds some")
+    if config.holdout_path == TOWN and config.data != TOWN:
+        raise ValueError(f"{where}: the generated town's holdout goes with data = 'town', not {config.data!r}")
 
 
 def data_root() -> Path | None:

@@ -28,6 +28,11 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
         "final-learning-rate": 1e-4,
         "pretrain-epochs": 8,
     },
+    "cityscapes": {},
+    "bdd100k": {},
+    "nuscenes": {},
+    "argoverse2": {},
+    "waymo": {},
 }
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "perception": {},
@@ -144,7 +149,7 @@ def command(
     backend: Annotated[str, typer.Option(help="Upstream's name for --engine.")] = "",
     backend_config: Annotated[str, typer.Option(help="JSON: {'workers': 2}, or Flower's Ray settings.")] = "{}",
     ray_address: Annotated[str, typer.Option(help="Address of a running Ray cluster; implies --engine ray.")] = "",
-    data: Annotated[str, typer.Option(help="town, camvid or kitti, with settings that suit it.")] = "",
+    data: Annotated[str, typer.Option(help="A data set (docs/data.md), with settings that suit it.")] = "",
     task: Annotated[str, typer.Option(help="perception or reconstruction, with settings that suit it.")] = "",
     resume: Annotated[str, typer.Option(help="Folder of a run to go on with.")] = "",
     add_region: Annotated[

@@ -1,6 +1,10 @@
 """Ray casting against triangle meshes: the only module that imports open3d (Embree on the CPU)."""
 
 import ctypes
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +16,8 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 from numpy import ndarray
 
 MISS = -1
+IMPORT_TRIES, TURN_S = 20, 0.2
+_importing = threading.Lock()
 _REMEDY = (
     "open3d could not be loaded ({error}). It needs some system libraries: "
     "`apt-get install libusb-1.0-0 libgl1 libegl1 libx11-6`; libusb alone also comes with `pip install libusb-package`"
@@ -28,6 +34,31 @@ def _preload_libusb() -> None:
 
 
 def _import_open3d() -> ModuleType:
+    """Imports open3d from any thread, while other threads import what they like.
+
+    Its package goes through `sys.modules` while it is imported, which raises RuntimeError where another thread adds a
+    module in that moment. A later try takes milliseconds, in which no other thread gets its turn.
+    """
+    with _importing:
+        with suppress(RuntimeError):
+            return _import_once()
+        for _ in range(IMPORT_TRIES):
+            with _longer_turns(), suppress(RuntimeError):
+                return _import_once()
+        return _import_once()
+
+
+@contextmanager
+def _longer_turns() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _import_once() -> ModuleType:
     try:
         _preload_libusb()
         import open3d

@@ -35,7 +35,8 @@ def wait_for_nodes(
                 break
             raise NotEnoughVehicles(
                 f"{len(nodes)} of {count} vehicles connected after {timeout_s:.0f} s: start the missing SuperNodes, "
-                f"or lower `vehicles`"
+                f"or lower `vehicles`; where `flwr run` simulates, it wants "
+                f'--federation-config "num-supernodes={count}"'
             )
         time.sleep(poll_s)
     return nodes

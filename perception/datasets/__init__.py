@@ -1,69 +1,40 @@
 """Every data set behind one seam: `Sequence[Frame]` for looking, `Fleet` for federated learning."""
 
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from perception.datasets.base import DataError, Dataset, Fleet, FleetRequest, FrameSubset, Share
 
-__all__ = ["FLEETS", "DataError", "Dataset", "Fleet", "FleetRequest", "FrameSubset", "Share", "load_fleet"]
+__all__ = [
+    "FLEETS",
+    "TOWN",
+    "DataError",
+    "Dataset",
+    "Fleet",
+    "FleetRequest",
+    "FrameSubset",
+    "Share",
+    "load_fleet",
+    "load_holdout",
+    "load_own_share",
+    "load_share",
+]
+
+TOWN = "town"
 
 
-def _town(request: FleetRequest) -> Fleet:
-    from perception.datasets.town import load_town
-
-    return load_town(request)
-
-
-def _camvid(request: FleetRequest) -> Fleet:
-    from perception.datasets.camvid import load_camvid
-
-    return load_camvid(request)
-
-
-def _kitti(request: FleetRequest) -> Fleet:
-    from perception.datasets.kitti import load_kitti
-
-    return load_kitti(request)
-
-
-def _cityscapes(request: FleetRequest) -> Fleet:
-    from perception.datasets.cityscapes import load_cityscapes
-
-    return load_cityscapes(request)
-
-
-def _bdd100k(request: FleetRequest) -> Fleet:
-    from perception.datasets.bdd100k import load_bdd100k
-
-    return load_bdd100k(request)
-
-
-def _nuscenes(request: FleetRequest) -> Fleet:
-    from perception.datasets.nuscenes import load_nuscenes
-
-    return load_nuscenes(request)
-
-
-def _argoverse2(request: FleetRequest) -> Fleet:
-    from perception.datasets.argoverse2 import load_argoverse2
-
-    return load_argoverse2(request)
-
-
-def _waymo(request: FleetRequest) -> Fleet:
-    from perception.datasets.waymo import load_waymo
-
-    return load_waymo(request)
+def _load(name: str, request: FleetRequest) -> Fleet:
+    """Calls the loader `load_NAME` of the module NAME, which is imported on first use."""
+    loader: Callable[[FleetRequest], Fleet] = _named(name, f"load_{name}")
+    return loader(request)
 
 
 FLEETS: dict[str, Callable[[FleetRequest], Fleet]] = {
-    "town": _town,
-    "camvid": _camvid,
-    "kitti": _kitti,
-    "cityscapes": _cityscapes,
-    "bdd100k": _bdd100k,
-    "nuscenes": _nuscenes,
-    "argoverse2": _argoverse2,
-    "waymo": _waymo,
+    name: partial(_load, name)
+    for name in (TOWN, "camvid", "kitti", "cityscapes", "bdd100k", "nuscenes", "argoverse2", "waymo")
 }
 
 
@@ -76,3 +47,65 @@ def load_fleet(name: str, request: FleetRequest) -> Fleet:
     if name not in FLEETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(FLEETS)}")
     return FLEETS[name](request)
+
+
+def load_share(name: str, request: FleetRequest, index: int) -> Share:
+    """What one vehicle of a fleet holds; of the generated town only its own drive is rendered.
+
+    Raises:
+        DataError: the fleet has fewer vehicles; and as `load_fleet`.
+    """
+    if name == TOWN and index >= 0:
+        return _named(TOWN, "load_town_share")(request, index)
+    shares = load_fleet(name, request).shares
+    if not 0 <= index < len(shares):
+        raise DataError(f"{name}: no vehicle {index}, the data are divided among {len(shares)}, counted from 0")
+    return shares[index]
+
+
+def load_own_share(name: str, path: Path, vehicle: str, region: str = "", limit: int = 0) -> Share:
+    """What a vehicle holds that has a folder of its own: everything in there, divided among nobody.
+
+    Args:
+        name: of the data set; with "town", the folder holds an export of it in a layout that has labels.
+        path, vehicle, region, limit: as for `sharing.own_share`.
+
+    Raises:
+        DataError: no such folder, nothing to learn from in there, or an unreadable file.
+    """
+    from perception.datasets.sharing import own_share
+
+    return own_share(_read(name, path), vehicle, region, limit)
+
+
+def load_holdout(name: str, path: Path | None, request: FleetRequest) -> Fleet:
+    """What a server evaluates on that holds no vehicle's data, as a fleet without vehicles.
+
+    Args:
+        name: of the data set; as for `load_own_share`.
+        path: folder of held-out frames; None for the generated town's own holdout, of which nothing else is rendered.
+        request: of the run; says how many frames are the root's.
+
+    Raises:
+        DataError: no such folder, no labelled frame in there, or an unreadable file.
+    """
+    from perception.datasets.sharing import holdout_fleet
+
+    if path is None:
+        return _named(TOWN, "load_town_holdout")(request)
+    return holdout_fleet(_read(name, path), request.root_frames)
+
+
+def _read(name: str, path: Path) -> Any:
+    """The recordings in a folder, by the function `read_NAME` of the module NAME."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; name one that holds {name} frames")
+    if name == TOWN:
+        from perception.datasets.folder import fleet_name
+
+        name = fleet_name(path)
+    return _named(name, f"read_{name}")(path)
+
+
+def _named(name: str, function: str) -> Any:
+    return getattr(import_module(f"perception.datasets.{name}"), function)

@@ -8,9 +8,11 @@ import numpy as np
 from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.argoverse2_io import NANOSECONDS, POSES, Intrinsics, Log, nearest
 from perception.datasets.base import DataError, Fleet, FleetRequest
-from perception.datasets.driving_io import Drives, boxes_in_camera, check_size, fleet_of, naming
+from perception.datasets.driving_io import Drives, boxes_in_camera, check_size, naming, read_drives
 from perception.datasets.files import data_path, read_rgb
 from perception.datasets.placement import level_world_from_cam
+from perception.datasets.recordings import Recordings
+from perception.datasets.sharing import divide_fleet
 
 __all__ = ["LAYOUT", "Argoverse2", "find_logs", "load_argoverse2"]
 
@@ -165,4 +167,13 @@ def load_argoverse2(request: FleetRequest) -> Fleet:
     Raises:
         DataError: the data are missing or without labels or images, or too few for so many vehicles.
     """
-    return fleet_of(Argoverse2(data_path(request.path, "argoverse2")), request)
+    return divide_fleet(read_argoverse2(data_path(request.path, "argoverse2")), request)
+
+
+def read_argoverse2(path: Path) -> Recordings:
+    """The labelled frames of each drive in a folder, by its front camera.
+
+    Raises:
+        DataError: the data are missing or unreadable.
+    """
+    return read_drives(Argoverse2(path), path)

@@ -35,6 +35,8 @@ class FleetRequest:
         size_px: (height, width) of generated images; real images keep their own size.
         frames_per_vehicle: upper bound, or 0 for all there are.
         preset: for generated data, the name of the world.
+        root_frames: upper bound of the frames in `Fleet.root`; 0, so that all held-out frames are evaluated on, unless
+            an aggregation rule trains on frames of the server's own.
     """
 
     path: Path | None = None
@@ -43,6 +45,7 @@ class FleetRequest:
     size_px: tuple[int, int] = (128, 384)
     frames_per_vehicle: int = 0
     preset: str = "village"
+    root_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,23 @@ class Share:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A data set divided among vehicles, with frames that no vehicle has seen for the cloud to judge on."""
+    """A data set divided among vehicles, with frames that no vehicle has trained on for the cloud to judge on.
+
+    Args:
+        name, licence: of the data set.
+        shares: one a vehicle; none where a server holds its own frames alone.
+        holdout: frames that the global model is evaluated on.
+        notes: what a user should know of the division.
+        root: frames that the server trains on itself, spread over the regions. Nobody else holds them, and no frame
+            that the server or a vehicle evaluates on is of the same scene (`sharing.GUARD_S`).
+    """
 
     name: str
     licence: str
     shares: tuple[Share, ...]
     holdout: Sequence[Frame]
     notes: tuple[str, ...] = field(default=())
+    root: Sequence[Frame] = field(default=())
 
 
 class FrameSubset(Sequence[Frame]):

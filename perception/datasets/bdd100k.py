@@ -14,8 +14,9 @@ from perception.datasets.cityscapes_labels import segments_of_train_ids
 from perception.datasets.files import data_path, read_indices, read_rgb
 from perception.datasets.lens import nominal_camera
 from perception.datasets.placement import clip_boxes
+from perception.datasets.recordings import Recordings, Source
 from perception.datasets.scene import gaps
-from perception.datasets.sharing import MIN_FRAMES, SPLIT_NOTES, Concatenated, Source, share_out
+from perception.datasets.sharing import divide_fleet
 from perception.labels import IGNORE
 
 SPLITS = ("train", "val")
@@ -146,36 +147,42 @@ def load_bdd100k(request: FleetRequest) -> Fleet:
     Raises:
         DataError: the data are missing or unlabelled, or too few for so many vehicles.
     """
-    root = data_path(request.path, "bdd100k")
-    splits = [split for split in SPLITS if _split_folder(root, split).is_dir()]
-    frames = BDD100K(root, splits=splits[:1] or SPLITS)
-    sources = _sources(frames)
-    if not sources:
-        raise DataError(f"{root}: no time of day with {MIN_FRAMES} labelled images; fetch labels/det_20")
-    shares = share_out(sources, request)
-    notes: tuple[str, ...] = ("Camera intrinsics are nominal: the data set gives none.", *frames.missing)
-    if len(splits) > 1:
-        validation = BDD100K(root, splits=splits[1:])
-        holdout: Sequence[Frame] = FrameSubset(validation, validation.labelled)
-        notes = (SPLIT_NOTES[0], "The holdout is the validation split: nobody trains on it.", *notes)
-    else:
-        holdout = Concatenated("BDD100K holdout", LICENCE, [share.test for share in shares])
-        notes = (*SPLIT_NOTES, *notes)
-    return Fleet(frames.name, LICENCE, shares, holdout, notes)
+    return divide_fleet(read_bdd100k(data_path(request.path, "bdd100k")), request)
 
 
-def _sources(frames: BDD100K) -> list[Source]:
+def read_bdd100k(path: Path) -> Recordings:
+    """The labelled images of each time of day; those of the second split that is there are validation.
+
+    Raises:
+        DataError: no images, or a label file cannot be read.
+    """
+    splits = [split for split in SPLITS if _split_folder(path, split).is_dir()]
+    frames = BDD100K(path, splits=splits[:1] or SPLITS)
+    validation = _validation(BDD100K(path, splits=splits[1:])) if len(splits) > 1 else ()
+    notes = ("Camera intrinsics are nominal: the data set gives none.", *frames.missing)
+    note = "The holdout is the validation split: nobody trains on it."
+    return Recordings(frames.name, LICENCE, str(path), _sources(frames), "fetch labels/det_20", validation, notes, note)
+
+
+def _validation(frames: BDD100K) -> tuple[Source, ...]:
+    """All that is labelled, whatever the time of day; images are of different drives and have no time."""
+    labelled = frames.labelled
+    source = Source("validation", "validation", FrameSubset(frames, labelled), [float(index) for index in labelled])
+    return (source,) if labelled else ()
+
+
+def _sources(frames: BDD100K) -> tuple[Source, ...]:
     labelled = frames.labelled
     times = [frames.attributes(index).get("timeofday") for index in labelled]
     chosen = {name: [i for i, time in zip(labelled, times, strict=True) if time == name] for name in TIMES_OF_DAY}
-    return [
+    return tuple(
         # "dawn/dusk" becomes "dawn-dusk": a slash would split the names of metrics
         Source(
             time.replace("/", "-"), time.replace("/", "-"), FrameSubset(frames, indices), [float(i) for i in indices]
         )
         for time, indices in chosen.items()
-        if len(indices) >= MIN_FRAMES
-    ]
+        if indices
+    )
 
 
 def _split_folder(root: Path, split: str) -> Path:

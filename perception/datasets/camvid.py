@@ -15,7 +15,8 @@ from geometry import Camera, Frame
 from perception.datasets.base import DataError, Fleet, FleetRequest, FrameSubset
 from perception.datasets.files import data_path, read_indices, read_rgb
 from perception.datasets.placement import level_world_from_cam
-from perception.datasets.sharing import SPLIT_NOTES, Concatenated, Source, share_out
+from perception.datasets.recordings import Recordings, Source
+from perception.datasets.sharing import divide_fleet
 from perception.labels import IGNORE, SEGMENTS
 
 STEM = re.compile(r"(?P<sequence>[^_]+)_f?(?P<number>\d+)")
@@ -62,6 +63,12 @@ class CamVid(Sequence[Frame]):
         return {name: tuple(i for i, other in enumerate(names) if other == name) for name in dict.fromkeys(names)}
 
     @property
+    def labelled(self) -> tuple[int, ...]:
+        """Indices of the frames that have an image and a label file."""
+        there = [{path.stem for path in (self.root / folder).glob("*.png")} for folder in ("images", "labels")]
+        return tuple(index for index, stem in enumerate(self._stems) if all(stem in stems for stems in there))
+
+    @property
     def timestamps_s(self) -> tuple[float, ...]:
         """Seconds within each frame's sequence."""
         return tuple(self._order(stem)[1] / FRAMES_PER_S for stem in self._stems)
@@ -105,17 +112,21 @@ def load_camvid(request: FleetRequest) -> Fleet:
     Raises:
         DataError: the data are missing, or too few for so many vehicles.
     """
-    frames = CamVid(data_path(request.path, "camvid"))
-    times = frames.timestamps_s
-    sources = [
-        Source(name, "dusk" if name in DUSK else "day", FrameSubset(frames, indices), tuple(times[i] for i in indices))
-        for name, indices in frames.sequences.items()
-        if len(indices) >= 2
-    ]
-    shares = share_out(sources, request)
-    notes = (
-        *SPLIT_NOTES,
-        "Camera intrinsics are nominal: the data set gives none.",
+    return divide_fleet(read_camvid(data_path(request.path, "camvid")), request)
+
+
+def read_camvid(path: Path) -> Recordings:
+    """The sequences of a folder, without images that have no label file.
+
+    Raises:
+        DataError: no such folder, no frames, or a name of another form.
+    """
+    frames = CamVid(path)
+    times, labelled = frames.timestamps_s, set(frames.labelled)
+    chosen = {name: [i for i in indices if i in labelled] for name, indices in frames.sequences.items()}
+    sources = tuple(
+        Source(name, "dusk" if name in DUSK else "day", FrameSubset(frames, indices), [times[i] for i in indices])
+        for name, indices in chosen.items()
     )
-    holdout = Concatenated("CamVid holdout", frames.licence, [share.test for share in shares])
-    return Fleet(frames.name, frames.licence, shares, holdout, notes)
+    notes = ("Camera intrinsics are nominal: the data set gives none.",)
+    return Recordings(frames.name, frames.licence, str(path), sources, "fetch labels/ too", notes=notes)

@@ -14,7 +14,8 @@ from perception.datasets.cityscapes_io import objects_of, read_camera, read_inst
 from perception.datasets.cityscapes_labels import segments_of_label_ids
 from perception.datasets.files import data_path, read_indices, read_rgb
 from perception.datasets.lens import nominal_camera
-from perception.datasets.sharing import MIN_FRAMES, SPLIT_NOTES, Concatenated, Source, share_out
+from perception.datasets.recordings import Recordings, Source
+from perception.datasets.sharing import divide_fleet
 
 SPLITS = ("train", "val")
 LAYOUT = "leftImg8bit/{train, val}/CITY/*_leftImg8bit.png, gtFine/ alike"
@@ -142,32 +143,32 @@ def load_cityscapes(request: FleetRequest) -> Fleet:
     Raises:
         DataError: the data are missing or unlabelled, or too few for so many vehicles.
     """
-    root = data_path(request.path, "cityscapes")
-    splits = [split for split in SPLITS if (root / "leftImg8bit" / split).is_dir()]
-    frames = Cityscapes(root, splits[:1] or SPLITS)
-    sources = _sources(frames)
-    if not sources:
-        raise DataError(f"{root}: no city with {MIN_FRAMES} labelled frames; fetch gtFine")
-    shares = share_out(sources, request)
-    if len(splits) > 1:
-        validation = Cityscapes(root, splits[1:])
-        note = "The holdout is the validation split: cities that no vehicle drives in."
-        holdout: Sequence[Frame] = FrameSubset(validation, validation.labelled)
-        notes: tuple[str, ...] = (SPLIT_NOTES[0], note)
-    else:
-        holdout = Concatenated("Cityscapes holdout", LICENCE, [share.test for share in shares])
-        notes = SPLIT_NOTES
-    return Fleet(frames.name, LICENCE, shares, holdout, (*notes, *frames.missing))
+    return divide_fleet(read_cityscapes(data_path(request.path, "cityscapes")), request)
 
 
-def _sources(frames: Cityscapes) -> list[Source]:
-    labelled = set(frames.labelled)
+def read_cityscapes(path: Path) -> Recordings:
+    """The labelled frames of each city in a folder; those of the second split that is there are validation.
+
+    Raises:
+        DataError: no images, or a name of another form.
+    """
+    splits = [split for split in SPLITS if (path / "leftImg8bit" / split).is_dir()]
+    frames = Cityscapes(path, splits[:1] or SPLITS)
+    validation = _sources(Cityscapes(path, splits[1:])) if len(splits) > 1 else ()
+    note = "The holdout is the validation split: cities that no vehicle drives in."
+    return Recordings(
+        frames.name, LICENCE, str(path), _sources(frames), "fetch gtFine", validation, frames.missing, note
+    )
+
+
+def _sources(frames: Cityscapes) -> tuple[Source, ...]:
+    labelled, times = set(frames.labelled), frames.split_times_s
     chosen = {city: [i for i in indices if i in labelled] for city, indices in frames.cities.items()}
-    return [
-        Source(city, city, FrameSubset(frames, indices), tuple(frames.split_times_s[i] for i in indices))
+    return tuple(
+        Source(city, city, FrameSubset(frames, indices), [times[i] for i in indices])
         for city, indices in chosen.items()
-        if len(indices) >= MIN_FRAMES
-    ]
+        if indices
+    )
 
 
 def _parse(path: Path) -> tuple[str, int, int]:

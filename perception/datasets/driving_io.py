@@ -12,9 +12,9 @@ from numpy import ndarray
 from PIL import Image
 
 from geometry import SE3, Boxes, Camera, Frame
-from perception.datasets.base import DataError, Fleet, FleetRequest, FrameSubset
+from perception.datasets.base import DataError, FrameSubset
 from perception.datasets.placement import clip_boxes, cuboid_corners, hull_boxes, yaw_of
-from perception.datasets.sharing import MIN_FRAMES, SPLIT_NOTES, Concatenated, Source, share_out
+from perception.datasets.recordings import Recordings, Source
 
 PIXEL_CENTRE = 0.5
 
@@ -140,23 +140,19 @@ class Drives(Sequence[Frame]):
         """What this copy lacks, and what follows from that."""
 
 
-def fleet_of(frames: Drives, request: FleetRequest) -> Fleet:
-    """One vehicle a drive, or parts of drives for more; drives of a single labelled frame are left out.
+def read_drives(frames: Drives, path: Path) -> Recordings:
+    """The labelled frames of each drive.
 
-    Raises:
-        DataError: no drive has two labelled frames, or there are too few frames for so many vehicles.
+    Args:
+        frames: the data set.
+        path: its folder, for messages.
     """
     labelled, times, regions = set(frames.labelled), frames.timestamps_s, frames.regions
-    sources = []
-    for name, indices in frames.sequences.items():
-        kept = [index for index in indices if index in labelled]
-        if len(kept) >= MIN_FRAMES:
-            sources.append(Source(name, regions[name], FrameSubset(frames, kept), tuple(times[i] for i in kept)))
-    if not sources:
-        raise DataError(
-            f"{request.path or 'CONVOY_DATA'}: no drive of {frames.name} with {MIN_FRAMES} labelled frames; "
-            "fetch whole drives with their labels"
-        )
-    shares = share_out(sources, request)
-    holdout = Concatenated(f"{frames.name} holdout", frames.licence, [share.test for share in shares])
-    return Fleet(frames.name, frames.licence, shares, holdout, (*frames.missing, *SPLIT_NOTES))
+    chosen = {name: [i for i in indices if i in labelled] for name, indices in frames.sequences.items()}
+    sources = tuple(
+        Source(name, regions[name], FrameSubset(frames, kept), [times[i] for i in kept])
+        for name, kept in chosen.items()
+    )
+    return Recordings(
+        frames.name, frames.licence, str(path), sources, "fetch whole drives with their labels", notes=frames.missing
+    )

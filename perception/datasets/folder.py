@@ -28,6 +28,17 @@ from perception.datasets.transforms import Transforms, transforms_file
 from perception.datasets.waymo import Waymo
 
 TOWN = "town"
+# The layouts that have labels, with the names that federated runs know them by.
+FLEET_NAMES = {
+    "KITTI object": "kitti",
+    "KITTI raw": "kitti",
+    "Cityscapes": "cityscapes",
+    "BDD100K": "bdd100k",
+    "CamVid": "camvid",
+    "nuScenes": "nuscenes",
+    "Argoverse 2": "argoverse2",
+    "Waymo Open Dataset v2": "waymo",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,18 @@ def format_of(path: Path | str) -> str:
         DataError: no such folder, or no recognised layout.
     """
     return TOWN if _town_preset(path) is not None else _layout_of(Path(path)).format
+
+
+def fleet_name(path: Path) -> str:
+    """The name in `FLEETS` of what a folder holds.
+
+    Raises:
+        DataError: no recognised layout, or one without labels.
+    """
+    found = format_of(path.resolve())
+    if found not in FLEET_NAMES:
+        raise DataError(f"{path}: {found} has no labels to learn from; export as kitti-object, kitti-raw or nuscenes")
+    return FLEET_NAMES[found]
 
 
 def open_dataset(path: Path | str) -> Dataset:

@@ -3,14 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from perception.datasets.base import DataError, Fleet, FleetRequest, FrameSubset
+from perception.datasets.base import Fleet, FleetRequest, FrameSubset
 from perception.datasets.files import data_path
 from perception.datasets.kitti_io import LICENCE
 from perception.datasets.kitti_object import KittiObject, object_folder
 from perception.datasets.kitti_raw import KittiRaw, find_drives
-from perception.datasets.sharing import MIN_FRAMES, SPLIT_NOTES, Concatenated, Source, share_out
+from perception.datasets.recordings import Recordings, Source
+from perception.datasets.sharing import divide_fleet
 
-__all__ = ["KittiObject", "KittiRaw", "load_kitti"]
+__all__ = ["KittiObject", "KittiRaw", "load_kitti", "read_kitti"]
+REMEDY = (
+    "give a folder with training/image_2 and training/label_2, a raw root with tracklet_labels.xml, or one that holds "
+    "kitti_object/ or kitti_raw*/"
+)
 
 
 def load_kitti(request: FleetRequest) -> Fleet:
@@ -23,25 +28,19 @@ def load_kitti(request: FleetRequest) -> Fleet:
     Raises:
         DataError: no KITTI data, nothing labelled, or too few frames for so many vehicles.
     """
-    path = data_path(request.path, ".")
+    return divide_fleet(read_kitti(data_path(request.path, ".")), request)
+
+
+def read_kitti(path: Path) -> Recordings:
+    """The labelled frames of every drive and of every object data set in a folder.
+
+    Raises:
+        DataError: a drive or a label file cannot be read.
+    """
     roots = [path, *sorted(path.glob("kitti_raw*")), path / "kitti_object"]
-    sources, notes = [], []
-    for source, remarks in [*_drives(roots), *_singles(roots)]:
-        notes += remarks
-        if len(source.frames) < MIN_FRAMES:
-            notes.append(
-                f"{source.name} is left out: {len(source.frames)} labelled frames, want at least {MIN_FRAMES}."
-            )
-        else:
-            sources.append(source)
-    if not sources:
-        raise DataError(
-            f"{path}: no labelled KITTI frames; give a folder with training/image_2 and training/label_2, a raw root "
-            "with tracklet_labels.xml, or one that holds kitti_object/ or kitti_raw*/"
-        )
-    shares = share_out(sources, request)
-    holdout = Concatenated("KITTI holdout", LICENCE, [share.test for share in shares])
-    return Fleet("KITTI", LICENCE, shares, holdout, (*notes, *SPLIT_NOTES))
+    found = [*_drives(roots), *_singles(roots)]
+    notes = tuple(remark for _, remarks in found for remark in remarks)
+    return Recordings("KITTI", LICENCE, str(path), tuple(source for source, _ in found), REMEDY, notes=notes)
 
 
 def _drives(roots: list[Path]) -> Iterator[tuple[Source, list[str]]]:

@@ -9,7 +9,15 @@ from numpy import ndarray
 
 from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.base import DataError, Fleet, FleetRequest
-from perception.datasets.driving_io import PIXEL_CENTRE, Drives, boxes_in_camera, check_size, fleet_of, naming, pose_of
+from perception.datasets.driving_io import (
+    PIXEL_CENTRE,
+    Drives,
+    boxes_in_camera,
+    check_size,
+    naming,
+    pose_of,
+    read_drives,
+)
 from perception.datasets.files import data_path, read_rgb
 from perception.datasets.nuscenes_info import INFO_FILE, NuScenesInfo
 from perception.datasets.nuscenes_io import (
@@ -24,6 +32,8 @@ from perception.datasets.nuscenes_io import (
     read_tables,
 )
 from perception.datasets.placement import yaw_of
+from perception.datasets.recordings import Recordings
+from perception.datasets.sharing import divide_fleet
 from perception.labels import OBJECT_ID
 
 __all__ = ["INFO_FILE", "NuScenes", "NuScenesInfo", "load_nuscenes", "version_folders"]
@@ -199,4 +209,13 @@ def load_nuscenes(request: FleetRequest) -> Fleet:
     Raises:
         DataError: the data are missing or without labels, or too few for so many vehicles.
     """
-    return fleet_of(NuScenes(data_path(request.path, "nuscenes")), request)
+    return divide_fleet(read_nuscenes(data_path(request.path, "nuscenes")), request)
+
+
+def read_nuscenes(path: Path) -> Recordings:
+    """The labelled frames of each drive in a folder, by its front camera.
+
+    Raises:
+        DataError: the data are missing or unreadable.
+    """
+    return read_drives(NuScenes(path), path)

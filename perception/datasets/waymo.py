@@ -10,10 +10,12 @@ from numpy import ndarray
 
 from geometry import SE3, Boxes, Camera, Frame
 from perception.datasets.base import DataError, Fleet, FleetRequest
-from perception.datasets.driving_io import Drives, boxes_in_camera, decode_rgb, fleet_of, naming, pose_of_matrix
+from perception.datasets.driving_io import Drives, boxes_in_camera, decode_rgb, naming, pose_of_matrix, read_drives
 from perception.datasets.files import check_cloud, data_path
 from perception.datasets.lens import Lens
 from perception.datasets.placement import clip_boxes
+from perception.datasets.recordings import Recordings
+from perception.datasets.sharing import divide_fleet
 from perception.datasets.waymo_io import (
     CAMERA,
     CAMERAS,
@@ -157,7 +159,16 @@ def load_waymo(request: FleetRequest) -> Fleet:
     Raises:
         DataError: the data are missing or without labels, or too few for so many vehicles.
     """
-    return fleet_of(Waymo(data_path(request.path, "waymo")), request)
+    return divide_fleet(read_waymo(data_path(request.path, "waymo")), request)
+
+
+def read_waymo(path: Path) -> Recordings:
+    """The labelled frames of each drive in a folder, by its front camera.
+
+    Raises:
+        DataError: the data are missing or unreadable.
+    """
+    return read_drives(Waymo(path), path)
 
 
 def _times_us(segment: Segment, camera: int) -> tuple[int, ...]:

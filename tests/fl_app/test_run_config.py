@@ -30,7 +30,7 @@ def test_defaults_parse_and_survive_the_way_there_and_back() -> None:
         ({"vehicles": 0}, "vehicles = 0"),
         ({"vehicles": True}, "vehicles = True"),
         ({"vehicles": 2, "rsus": 3}, "3 RSUs need at least as many vehicles, got 2"),
-        ({"data": "imagenet"}, "'town', 'camvid' or 'kitti'"),
+        ({"data": "imagenet"}, "'nuscenes', 'argoverse2' or 'waymo'"),
         ({"rsu-rule": "average"}, "rsu-rule = 'average'"),
         ({"image-width": 100}, "multiple of 32"),
         ({"quorum": 1.5}, "quorum = 1.5"),

@@ -164,7 +164,7 @@ def test_sweeps_alone_have_the_calibrated_camera_or_a_level_placeholder(tmp_path
     assert "calibration in 1 of 1 logs: the camera is a level placeholder" in frames.missing
     np.testing.assert_allclose(frames[0].camera.world_from_cam.rotation @ [0, 0, 1], [1, 0, 0], atol=1e-12)
     assert frames[0].boxes is not None
-    with pytest.raises(DataError, match="no drive of Argoverse 2 with 2 labelled"):
+    with pytest.raises(DataError, match="no sequence of Argoverse 2 with 2 labelled"):
         load_argoverse2(FleetRequest(path=log))
 
 

@@ -203,5 +203,5 @@ def test_times_of_day_are_regions(tmp_path: Path) -> None:
 
 def test_an_unlabelled_copy_makes_no_fleet(tmp_path: Path) -> None:
     write_split(tmp_path, [entry("a")], detections="[]")
-    with pytest.raises(DataError, match="no time of day with 2 labelled images; fetch labels/det_20"):
+    with pytest.raises(DataError, match="no sequence of BDD100K with 2 labelled frames; fetch labels/det_20"):
         load_bdd100k(FleetRequest(path=tmp_path))

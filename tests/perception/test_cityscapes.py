@@ -211,5 +211,5 @@ def test_validation_cities_are_the_holdout(two_cities: Path) -> None:
 
 def test_an_unlabelled_copy_makes_no_fleet(tmp_path: Path) -> None:
     write_frame(tmp_path, instanceIds=None)
-    with pytest.raises(DataError, match="no city with 2 labelled frames; fetch gtFine"):
+    with pytest.raises(DataError, match="no sequence of Cityscapes with 2 labelled frames; fetch gtFine"):
         load_cityscapes(FleetRequest(path=tmp_path))

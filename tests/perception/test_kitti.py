@@ -147,7 +147,7 @@ def test_a_folder_without_the_layout_is_refused(tmp_path: Path) -> None:
 
 
 def test_fleet_of_an_official_object_root_and_of_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no labelled KITTI frames"):
+    with pytest.raises(DataError, match="no sequence of KITTI with 2 labelled frames"):
         load_kitti(FleetRequest(path=tmp_path))
     training = write_object_root(tmp_path) / "training"
     for folder, ending in (("image_2", "png"), ("calib", "txt"), ("label_2", "txt")):

@@ -155,7 +155,7 @@ def test_without_labels_or_lidar_those_are_none(tmp_path: Path) -> None:
     assert frames[0].boxes is None
     assert frames[0].points_lidar is None
     assert frames.missing == ("sample_annotation.json: no boxes", "samples/LIDAR_TOP: no LiDAR points")
-    with pytest.raises(DataError, match="no drive of nuScenes with 2 labelled"):
+    with pytest.raises(DataError, match="no sequence of nuScenes with 2 labelled"):
         load_nuscenes(FleetRequest(path=root))
 
 

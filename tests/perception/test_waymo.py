@@ -201,7 +201,7 @@ def test_what_is_not_there_is_none_and_listed(tmp_path: Path) -> None:
     assert frames[0].points_lidar is None
     assert [line.partition(" ")[0] for line in frames.missing] == ["camera_box", "lidar", "lidar_pose"]
     assert frames.regions == {SEGMENT: "waymo"}
-    with pytest.raises(DataError, match="no drive of Waymo Open Dataset with 2 labelled"):
+    with pytest.raises(DataError, match="no sequence of Waymo Open Dataset with 2 labelled"):
         load_waymo(FleetRequest(path=root))
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from fl_app.checkpoint import load_checkpoint
+from fl_app.history import History
 from fl_app.scene_start import read_state
+from tests.fl_app.test_own_data_run import SEQUENCES, TRAIN, write_sequence
 from tests.simulation.conftest import ROOT, TINY, Simulation
 
 BIN = Path(sys.executable).parent
@@ -59,9 +62,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **quiet}
 
 
-def _flwr_run(config: str, nodes: int, of: int, environment: dict[str, str], tmp_path: Path) -> str:
-    """What `flwr run` and the processes of a deployment said, of whose vehicles so many have a node."""
-    link, health, *ports = _free_ports(2 + nodes)
+def _partitions(nodes: int, of: int) -> list[str]:
+    return [f"partition-id={i} num-partitions={of}" for i in range(nodes)]
+
+
+def _flwr_run(config: str, nodes: list[str], environment: dict[str, str], tmp_path: Path) -> str:
+    """What `flwr run` and the processes of a deployment said whose nodes have these configs."""
+    link, health, *ports = _free_ports(2 + len(nodes))
     connection = f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     (tmp_path / "flwr" / "config.toml").write_text(connection)
     with ExitStack() as stack:
@@ -72,7 +79,7 @@ def _flwr_run(config: str, nodes: int, of: int, environment: dict[str, str], tmp
         start("superlink", "flower-superlink", "--insecure", *where, "--database", str(tmp_path / "link.db"))
         time.sleep(8)
         for i, port in enumerate(ports):
-            who = ("--port", str(port), "--node-config", f"partition-id={i} num-partitions={of}")
+            who = ("--port", str(port), "--node-config", nodes[i])
             start(f"node-{i}", "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}", *who)
         run = [str(BIN / "flwr"), "run", str(ROOT), "here", "--stream", "-c", config]
         done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=400)
@@ -83,7 +90,7 @@ def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     config = f'{SHORT} output-dir="{tmp_path}/deployed" run-name="run"'
-    said = _flwr_run(config, 2, 2, environment, tmp_path)
+    said = _flwr_run(config, _partitions(2, 2), environment, tmp_path)
     weights = tmp_path / "deployed" / "run" / "model.safetensors"
     assert weights.exists(), said[-6000:]
     local = Simulation(tmp_path / "local")
@@ -92,12 +99,33 @@ def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
     assert all((deployed[name] == here[name]).all() for name in here)
 
 
+def test_vehicles_of_a_deployment_train_on_all_of_their_own_folders(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Three nodes with a sequence each, a fourth whose folder is not there; the server has no data at all."""
+    for name, length in SEQUENCES.items():
+        write_sequence(tmp_path / name, name, length)
+    nodes = [f'data-path="{tmp_path / name}" vehicle="car-{name}"' for name in (*SEQUENCES, "gone")]
+    config = (
+        'data="camvid" holdout-path="none" vehicles=4 cloud-rounds=1 rsu-rounds=1 local-epochs=1 image-height=32 '
+        f'image-width=32 output-dir="{tmp_path}/deployed" run-name="run"'
+    )
+    said = _flwr_run(config, nodes, environment, tmp_path)
+    folder = tmp_path / "deployed" / "run"
+    assert (folder / "model.safetensors").exists(), said[-6000:]
+    row = History.read(folder / "metrics.csv", 1).rows[1]
+    assert row["rsu/rsu-0/examples"] + row["rsu/rsu-1/examples"] == sum(TRAIN.values())
+    assert {f"vehicle/car-{name}/miou" for name in SEQUENCES} <= row.keys()
+    assert [*load_checkpoint(folder).state.losses.values()] == [{"client-error": 1}]
+    assert "gone: no such folder" in said
+
+
 def test_a_street_is_rebuilt_by_a_deployment_in_which_a_vehicle_is_missing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Of four vehicles three have a node: once the time is up others make up for the fourth."""
     config = f'{SCENE} join-timeout-s=75.0 output-dir="{tmp_path}/deployed" run-name="run"'
-    said = _flwr_run(config, 3, 4, environment, tmp_path)
+    said = _flwr_run(config, _partitions(3, 4), environment, tmp_path)
     folder = tmp_path / "deployed" / "run"
     assert (folder / "scene.ply").exists(), said[-6000:]
     _, state = read_state(folder)

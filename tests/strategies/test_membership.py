@@ -75,7 +75,10 @@ def test_waiting_ends_when_enough_are_connected() -> None:
 
 
 def test_waiting_ends_with_the_remedy_when_time_is_up() -> None:
-    with pytest.raises(NotEnoughVehicles, match=r"2 of 3 vehicles connected after 0 s.*lower `vehicles`"):
+    with pytest.raises(
+        NotEnoughVehicles,
+        match=r"2 of 3 vehicles connected after 0 s.*lower `vehicles`.*--federation-config \"num-supernodes=3\"",
+    ):
         wait_for_nodes(FakeGrid(FLEET, [1, 2]), 3, timeout_s=0.01, poll_s=0.001)
 
 

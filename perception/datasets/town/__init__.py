@@ -1,7 +1,16 @@
 """The embedded default data set: a synthetic town, ray-cast from a seed, with every label that it can know."""
 
 from perception.datasets.town.config import PRESETS, LidarConfig, TownConfig, town_config
-from perception.datasets.town.drives import LICENCE, TownDrive, load_town, moving_drive, town_drive, town_fleet
+from perception.datasets.town.drives import (
+    LICENCE,
+    TownDrive,
+    load_town,
+    load_town_holdout,
+    load_town_share,
+    moving_drive,
+    town_drive,
+    town_fleet,
+)
 from perception.datasets.town.ground_truth import surface_points
 from perception.datasets.town.light import LIGHTS, KeyLight, LightConfig
 from perception.datasets.town.mounts import RIGS, CameraMount
@@ -20,6 +29,8 @@ __all__ = [
     "TownConfig",
     "TownDrive",
     "load_town",
+    "load_town_holdout",
+    "load_town_share",
     "moving_drive",
     "rsu_number",
     "surface_points",

@@ -11,6 +11,9 @@ import numpy as np
 from geometry import Frame
 from perception.datasets.base import DataError, Fleet, FleetRequest, FrameSubset, Share
 from perception.datasets.cache import CorruptFrame, cache_root, read_frame, write_frame
+from perception.datasets.recordings import Source
+from perception.datasets.root_frames import describe_root, split_root
+from perception.datasets.sharing import GUARD_S
 from perception.datasets.town.config import TownConfig, town_config
 from perception.datasets.town.layout import plan_town
 from perception.datasets.town.rendering import HOLDOUT, Shot, Store, drive_name, fill_store, render, rsu_number
@@ -62,10 +65,16 @@ def load_town(request: FleetRequest, workers: int | None = None) -> Fleet:
         DataError: unknown preset, values out of range, sumo-data missing, or a cache folder that cannot be written.
         ImportError: open3d cannot be loaded; the message says what to install.
     """
-    return town_fleet(town_config(request), f"town/{request.preset}", workers)
+    return town_fleet(town_config(request), f"town/{request.preset}", workers, root_frames=request.root_frames)
 
 
-def town_fleet(config: TownConfig, name: str = "town", workers: int | None = None, root: Path | None = None) -> Fleet:
+def town_fleet(
+    config: TownConfig,
+    name: str = "town",
+    workers: int | None = None,
+    root: Path | None = None,
+    root_frames: int = 0,
+) -> Fleet:
     """The fleet of a configuration of one's own.
 
     Vehicle k drives in region k modulo the number of RSUs. The last part of each drive is its test set; the holdout is
@@ -76,18 +85,40 @@ def town_fleet(config: TownConfig, name: str = "town", workers: int | None = Non
         name: the fleet's name.
         workers: as in `load_town`.
         root: cache folder, default `cache_root()`.
+        root_frames: at most so many frames of the holdout are the server's root instead, see `Fleet.root`.
 
     Raises:
         DataError, ImportError: as `load_town`.
     """
     store = Store(root or cache_root(), config)
     drives = [TownDrive(store, k, config.frames_per_vehicle) for k in range(config.vehicles)]
-    holdout = TownDrive(store, HOLDOUT, config.holdout_frames)
-    shots = [shot for drive in (*drives, holdout) for shot in drive.shots]
+    tour = TownDrive(store, HOLDOUT, config.holdout_frames)
+    shots = [shot for drive in (*drives, tour) for shot in drive.shots]
     fill_store(store, shots, workers or os.cpu_count() or 1)
     shares = tuple(_share(config, k, drive) for k, drive in enumerate(drives))
-    rsus = ", ".join(f"rsu-{r} ({x:.0f}, {y:.0f})" for r, (x, y) in enumerate(plan_town(config).rsus_m))
-    return Fleet(name, LICENCE, shares, holdout, (f"RSUs stand at (east, north) in metres: {rsus}",))
+    return _fleet(config, name, shares, tour, root_frames)
+
+
+def load_town_share(request: FleetRequest, vehicle: int, workers: int | None = None) -> Share:
+    """What one vehicle of `load_town` holds; only its own drive is rendered.
+
+    Raises:
+        DataError: no such vehicle; and as `load_town`.
+        ImportError: as `load_town`.
+    """
+    config = town_config(request)
+    return _share(config, vehicle, town_drive(config, vehicle, workers=workers))
+
+
+def load_town_holdout(request: FleetRequest, workers: int | None = None) -> Fleet:
+    """What `load_town` holds out, as a fleet without vehicles; no vehicle's drive is rendered.
+
+    Raises:
+        DataError, ImportError: as `load_town`.
+    """
+    config = town_config(request)
+    tour = town_drive(config, HOLDOUT, workers=workers)
+    return _fleet(config, f"town/{request.preset}", (), tour, request.root_frames)
 
 
 def town_drive(
@@ -143,6 +174,14 @@ def moving_drive(
     drive = TownDrive(Store(root or cache_root(), config), 0, config.frames_per_vehicle)
     fill_store(drive.store, [drive.shots[tick] for tick in ticks], workers or os.cpu_count() or 1)
     return FrameSubset(drive, ticks)
+
+
+def _fleet(config: TownConfig, name: str, shares: tuple[Share, ...], tour: TownDrive, root_frames: int) -> Fleet:
+    times = [shot.tick / config.rate_hz for shot in tour.shots]
+    (holdout,), (root,) = split_root([Source("holdout", "town", tour, times)], root_frames, GUARD_S)
+    rsus = ", ".join(f"rsu-{r} ({x:.0f}, {y:.0f})" for r, (x, y) in enumerate(plan_town(config).rsus_m))
+    notes = (f"RSUs stand at (east, north) in metres: {rsus}", *describe_root([root], GUARD_S))
+    return Fleet(name, LICENCE, shares, holdout.frames, notes, root.frames)
 
 
 def _share(config: TownConfig, vehicle: int, drive: TownDrive) -> Share:
