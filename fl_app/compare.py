@@ -7,7 +7,7 @@ import matplotlib
 from rich.table import Table
 
 from fl_app.console import console, megabytes
-from fl_app.tracking import TrackedRun, tracked_runs
+from fl_app.tracked_runs import TrackedRun, tracked_runs
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -241,6 +241,12 @@ class Hierarchical(Strategy):
             losses=losses,
         )
 
+    def evaluate_again(self, grid: Grid, timeout_s: float) -> None:
+        """Evaluate outside of a round, if one is due: a run may have been broken off before it was done."""
+        self._refresh_members(grid)
+        requests = self.configure_evaluate(0, ArrayRecord(), ConfigRecord(), grid)
+        self.aggregate_evaluate(0, grid.send_and_receive(requests, timeout=timeout_s))
+
     # Membership: vehicles may come and go between rounds.
 
     def _refresh_members(self, grid: Grid) -> None:

@@ -92,7 +92,7 @@ def test_another_street_is_refused(tmp_path: Path, option: str, key: str, value:
     config = config_of(**{key: value, option: str(tmp_path), "regions": "rsu-1" if option == "add-to" else ""})
     with pytest.raises(DataError, match=re.escape(f"{key} = {value!r}, there {there!r}")) as raised:
         resumed(config) if option == "resume" else begun(config)
-    assert str(raised.value).startswith(f"{option}: {tmp_path} was run with other settings: ")
+    assert str(raised.value).startswith(f"{option}: {tmp_path} was run with other settings:\n")
     assert ("--num-supernodes" in str(raised.value)) == (key == "vehicles")
 
 

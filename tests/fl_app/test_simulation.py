@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fl_app.simulation as simulation
-from fl_app.simulation import UsageError, app_settings, parse_pairs
+from fl_app.command_settings import UsageError, app_settings, parse_pairs
 
 
 @pytest.mark.parametrize(

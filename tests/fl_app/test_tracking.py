@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fl_app.compare import compare_runs
-from fl_app.tracking import Tracker, TrackingError, check_reachable, default_uri, tracked_runs
+from fl_app.tracked_runs import tracked_runs
+from fl_app.tracking import Tracker, TrackingError, check_reachable, default_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mlflow's and sqlalchemy's own deprecations
 
