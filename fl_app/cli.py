@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fl_app.simulation import quiet_environment
+from fl_app import interrupts
+from fl_app.simulation import INTERRUPTED, quiet_environment
 
 quiet_environment()
 
@@ -41,5 +42,9 @@ def compare(
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point; SIGTERM ends a command as Ctrl-C does, with a code of its own."""
+    interrupts.install()
+    try:
+        app()
+    except SystemExit as end:
+        sys.exit(interrupts.exit_code(INTERRUPTED) if end.code == INTERRUPTED else end.code)
