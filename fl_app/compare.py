@@ -49,7 +49,8 @@ def compare_runs(uri: str, experiment: str, wanted: list[str], out: Path) -> Non
     names = [*QUALITY, *(name for cost in COSTS for name in cost.metrics), "replies/lost"]
     runs = label_runs(tracked_runs(uri, experiment, wanted, names))
     console.print(figures_table(runs))
-    console.print(settings_table(runs))
+    if differing_settings(list(runs.values())):
+        console.print(settings_table(runs))
     draw(runs, out)
     say(f"picture: {out}")
 
@@ -92,7 +93,7 @@ def figures_table(runs: Mapping[str, TrackedRun]) -> Table:
 def settings_table(runs: Mapping[str, TrackedRun]) -> Table:
     """One line for each setting and run, of all settings in which the runs differ, with their whole values."""
     names = differing_settings(list(runs.values()))
-    table = Table(title="Settings that differ" if names else "No setting differs", title_justify="left")
+    table = Table(title="Settings that differ", title_justify="left")
     for name in ("setting", "run", "value"):
         table.add_column(name, overflow="fold")
     for name in names:

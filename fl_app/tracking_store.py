@@ -86,9 +86,12 @@ def open_client(uri: str) -> Any:
 
     for name in ("mlflow", "alembic", "urllib3"):  # what they have to say, we say in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    if (path := sqlite_file(uri)) is not None:
-        _ensure_database(path)
-    return MlflowClient(tracking_uri=uri)
+    if (path := sqlite_file(uri)) is None:
+        return MlflowClient(tracking_uri=uri)
+    _ensure_database(path)
+    client = MlflowClient(tracking_uri=uri)
+    _remove_misread_folder(path)
+    return client
 
 
 def _ensure_database(path: Path) -> None:
@@ -123,7 +126,6 @@ def _create_database(path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-        _remove_misread_folder(path)
 
 
 def _remove_misread_folder(path: Path) -> None:
