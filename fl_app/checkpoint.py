@@ -182,7 +182,7 @@ def load_model(path: Path, reference: Mapping[str, ndarray]) -> Arrays:
     """Weights of a safetensors file that fit a model's arrays.
 
     Raises:
-        CheckpointError: no such file, not safetensors, or other names or shapes.
+        CheckpointError: no such file, not safetensors, other names or shapes, or NaN.
     """
     try:
         arrays = _under(load_file(path), "model/") or load_file(path)
@@ -190,6 +190,10 @@ def load_model(path: Path, reference: Mapping[str, ndarray]) -> Arrays:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
     if {n: v.shape for n, v in arrays.items()} != {n: v.shape for n, v in reference.items()}:
         raise CheckpointError(f"{path}: its tensors are not those of the detector of this version")
+    try:
+        _check_finite(arrays)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; take other weights") from None
     return arrays
 
 

@@ -36,7 +36,7 @@ def compare(
 
     try:
         compare_runs(tracking_uri, experiment, runs or [], out)
-    except TrackingError as error:
+    except (TrackingError, OSError, ValueError) as error:  # the last two: the picture cannot be written
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 

@@ -1,7 +1,9 @@
 """The folder of a run: a name that is one, claimed by one process, and some space kept back for the end."""
 
+import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from fl_app.checkpoint import CHECKPOINT
 CONFIG, LOCK, RESERVE = "config.json", ".lock", ".reserve"
 RESERVE_BYTES: Final = 256 << 10
 LONGEST_NAME: Final = 100
+ODD: Final = re.compile(r"[^\w.-]", re.ASCII)
 TAKEN: Final = ("artifacts", "mlflow.db")  # what tracking keeps in output-dir
 
 
@@ -38,6 +41,14 @@ def check_run_name(name: str) -> str:
             f"dot, dash or space first, and not {' or '.join(TAKEN)}"
         )
     return name
+
+
+def file_name_of(name: str) -> str:
+    """Returns a name from outside as that of a file; where they differ, with a hash that tells it from others."""
+    plain = ODD.sub("_", name)[:LONGEST_NAME]
+    if plain == name and not name.startswith("."):
+        return name
+    return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from fl_app.placement import placement_errors
 from fl_app.run import METRICS
 from fl_app.run_config import RunConfig
 from fl_app.run_end import closing
-from fl_app.run_folder import RunFailed, RunFolder, claim_folder, make_folder
+from fl_app.run_folder import RunFailed, RunFolder, claim_folder, file_name_of, make_folder
 from fl_app.run_start import begin
 from fl_app.scene_leakage import leakage_row, leakages
 from fl_app.scene_report import write_report
@@ -110,7 +110,7 @@ class SceneRun:
         paths, everything = [self.folder / SCENE], whole(self.state.scene)
         write_ply(paths[0], everything)
         for rsu, gaussians in self.state.scene.items():
-            write_ply(self.folder / REGIONS / f"{rsu}.ply", gaussians)
+            write_ply(self.folder / REGIONS / f"{file_name_of(rsu)}.ply", gaussians)
         try:
             write_spz(self.folder / "scene.spz", everything)
             paths.append(self.folder / "scene.spz")

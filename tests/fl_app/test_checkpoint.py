@@ -93,6 +93,12 @@ def test_weights_load_from_a_model_file_and_from_a_checkpoint(tmp_path: Path) ->
         np.testing.assert_array_equal(load_model(path, arrays)["w"], arrays["w"])
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = save_model(tmp_path, {**toy.model(), "b": np.full(5, np.nan, np.float32)})
+    with pytest.raises(CheckpointError, match="tensor 'b' is not finite"):
+        load_model(path, toy.model())
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = save_model(tmp_path, {"other": np.zeros(3, np.float32)})
     with pytest.raises(CheckpointError, match="not those of the detector"):

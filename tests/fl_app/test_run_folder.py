@@ -8,7 +8,7 @@ import pytest
 
 from fl_app.atomic_files import write_text_file
 from fl_app.run_config import ConfigError, parse
-from fl_app.run_folder import CONFIG, RESERVE, RESERVE_BYTES, RunFailed, claim_folder
+from fl_app.run_folder import CONFIG, RESERVE, RESERVE_BYTES, RunFailed, claim_folder, file_name_of
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,31 @@ def test_a_run_name_that_is_no_folders_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "a", "_a", "two words", "$x$", "[bold]", "lauf-1.2", "Münster", "100%"])
 def test_a_run_name_that_is_one_is_taken(name: str) -> None:
     assert parse({"run-name": name}).run_name == name
+
+
+def test_a_name_from_outside_is_a_file_in_its_folder(tmp_path: Path) -> None:
+    names = [
+        "../../evil",
+        "/abs",
+        "..",
+        ".",
+        "",
+        "a/b",
+        "a\nb",
+        "a\0b",
+        "x" * 300,
+        "x" * 301,
+        "a b",
+        "a_b",
+        "ä",
+        "\udc80",
+    ]
+    paths = {(tmp_path / f"{file_name_of(name)}.ply") for name in names}
+    assert len(paths) == len(names)
+    for path in paths:
+        assert path.resolve().parent == tmp_path
+        path.write_text("there")
+    assert file_name_of("rsu-0") == "rsu-0"
 
 
 def _claim(folder: str, name: str, results: "multiprocessing.Queue[str]", go_on: "multiprocessing.Event") -> None:  # type: ignore[valid-type]

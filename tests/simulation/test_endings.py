@@ -64,16 +64,26 @@ def test_a_run_that_is_told_to_end_twice_is_killed_and_can_go_on(
     assert _statuses(simulation.folder) == ["KILLED"]
 
 
+SERVER = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+folder, port = sys.argv[1:]
+os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{folder}/server.db"
+os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = f"{folder}/files"
+from mlflow.server import app
+from werkzeug.serving import make_server
+make_server("127.0.0.1", int(port), app, threaded=True).serve_forever()
+"""
+
+
 @contextmanager
 def _mlflow_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """A real MLflow server in a process of its own."""
+    """MLflow's own server in a process of its own, without its workers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    store = f"sqlite:///{folder}/server.db"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", store]
-    command += ["--workers", "1", "--artifacts-destination", str(folder / "files")]
     with (folder / "server.log").open("w") as log:
+        command = [sys.executable, "-c", SERVER, str(folder), str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_for(port)
@@ -83,7 +93,7 @@ def _mlflow_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
         process.wait(20)
 
 
-def _wait_for(port: int, patience_s: float = 120) -> None:
+def _wait_for(port: int, patience_s: float = 240) -> None:
     until_s = time.monotonic() + patience_s
     while True:
         try:
