@@ -55,6 +55,7 @@ def run_ray(
         try:
             run_simulation(wrapped, _ConfiguredClient(client_app, dict(run_config)), num_supernodes, "ray", settings)
         except (KeyboardInterrupt, SystemExit) as stopped:
+            interrupts.install()  # Ray took the handlers, and gives back none
             if isinstance(stopped, SystemExit):  # what Ray's handler makes of SIGTERM
                 interrupts.note(signal.SIGTERM)
             interrupts.close_unbroken(wrapped.interrupt)
@@ -90,6 +91,8 @@ class _ConfiguredServer(ServerApp):
         context.run_config = self._run_config
         try:
             self._app(grid, context)
+        except KeyboardInterrupt as error:
+            self.error = error  # `run_ray` raises it where it is waited for
         except BaseException as error:
             self.error = error
             raise

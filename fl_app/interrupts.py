@@ -31,9 +31,8 @@ def exit_code(default: int) -> int:
 
 
 def note(signum: int) -> None:
-    """Count a signal that somebody else's handler took, and take the handlers back."""
+    """Count a signal that somebody else's handler took."""
     _receive(signum)
-    install()
 
 
 def close_unbroken(close: Callable[[], object]) -> None:
