@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fl_app.simulation import quiet_environment
+from fl_app import interrupts
+from fl_app.simulation import INTERRUPTED, quiet_environment
 
 quiet_environment()
 
@@ -35,11 +36,15 @@ def compare(
 
     try:
         compare_runs(tracking_uri, experiment, runs or [], out)
-    except TrackingError as error:
+    except (TrackingError, OSError, ValueError) as error:  # the last two: the picture cannot be written
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point; SIGTERM ends a command as Ctrl-C does, with a code of its own."""
+    interrupts.install()
+    try:
+        app()
+    except SystemExit as end:
+        sys.exit(interrupts.exit_code(INTERRUPTED) if end.code == INTERRUPTED else end.code)

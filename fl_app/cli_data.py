@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from fl_app.cli_export import PROBLEMS_SHOWN, PathArgument, bar, errors_as_exit, export, spread
+from fl_app.cli_export import PROBLEMS_SHOWN, ExportCommand, PathArgument, bar, errors_as_exit, export, spread
+from fl_app.console import as_text, say
 from geometry import Frame
 from perception.datasets.base import DataError, Dataset, Fleet, FleetRequest
 from perception.datasets.export import ExportOptions
@@ -27,7 +28,7 @@ from perception.labels import IGNORE, OBJECTS, SEGMENTS
 data_app = typer.Typer(
     help="Look at and convert data sets: a folder, or town:PRESET for generated data.", no_args_is_help=True
 )
-data_app.command()(export)
+data_app.command(cls=ExportCommand)(export)
 
 SHEET_FRAMES, VIDEO_FRAMES = 4, 60
 
@@ -80,10 +81,9 @@ def info(
         dataset = open_dataset(path)
         indices = spread(len(dataset), frames)
         found = survey(dataset, indices)
-        console = Console()
-        console.print(_table(format_of(path), dataset, found, len(indices)))
+        Console().print(_table(format_of(path), dataset, found, len(indices)))
         for problem in found.problems[:PROBLEMS_SHOWN]:
-            console.print(problem, soft_wrap=True, highlight=False)
+            say(problem)
 
 
 @data_app.command()
@@ -165,9 +165,9 @@ def _write_video(folder: Path, drive: Sequence[Frame]) -> None:
 
 
 def _table(format_name: str, dataset: Dataset, found: Survey, tried: int) -> Table:
-    table = Table(show_header=False, title=dataset.name, title_justify="left")
+    table = Table(show_header=False, title=as_text(dataset.name), title_justify="left")
     for name, value in _rows(format_name, dataset, found, tried):
-        table.add_row(name, value)
+        table.add_row(as_text(name), as_text(value))
     return table
 
 

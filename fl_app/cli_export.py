@@ -10,11 +10,13 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from fl_app.flags import command_with, number_option
 from perception.datasets.base import DataError
 from perception.datasets.export import EXPORTS, ExportOptions, ExportReport, export_frames, find_exporter
 from perception.datasets.folder import open_dataset
 
 PROBLEMS_SHOWN = 3
+ExportCommand = command_with({"--rate": "--rate-fps"})
 PathArgument = Annotated[str, typer.Argument(help="Data folder, or town, or town:PRESET.")]
 
 
@@ -51,7 +53,9 @@ def export(
     frames: Annotated[int, typer.Option(min=0, help="Frames to write, spread evenly; 0 writes all.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier export wrote.")] = False,
     boxes: Annotated[bool, typer.Option("--boxes", help="Draw the boxes into a video.")] = False,
-    rate: Annotated[float, typer.Option(min=0, help="Pictures a second of a video; 0 takes the frames' own.")] = 0,
+    rate: Annotated[
+        float, number_option("--rate-fps", "Pictures a second of a video; 0: the frames' own.", most=1000)
+    ] = 0,
 ) -> None:
     """Write a data set in another project's format, so that its tools run on it."""
     with errors_as_exit():

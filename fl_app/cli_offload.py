@@ -1,6 +1,5 @@
 """`convoy offload`: which vehicles fuse their views at which RSU; one slot, a run, or policies side by side."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ from edge.offload.policies import POLICIES
 from edge.offload.scenario import AREAS, PARTICIPANTS
 from fl_app.cli_recon_show import scene_errors_as_exit
 from fl_app.console import console, say
+from fl_app.flags import command_with, number_option
 from fl_app.offload_families import ORACLE, RANDOM, SCENES, UNION, decider_of, open_any
 from fl_app.offload_report import comparison_table, rsu_table, save_bars, user_rows, value_words, words
-from fl_app.offload_run import Wish, means, simulate, solve, tracked, write_csv
+from fl_app.offload_run import FUSION_TIMEOUT_S, Wish, means, simulate, solve, tracked, write_csv
 from fl_app.tracking import TrackingError
 from perception.datasets.base import DataError
 
@@ -37,42 +37,44 @@ _PREDICTORS: Final = ", ".join([*PREDICTORS, ORACLE])
 _SCENES: Final = ", ".join(SCENES)
 
 
-def _number(name: str, words: str, least: float = 0, *, above: bool = False, endless: bool = False) -> Any:
-    """An option for a number of `least` or more, or `above` it; infinity is refused unless it is `endless`."""
-    want = f"more than {least:g}" if above else f"{least:g} or more"
-    kind = "number or inf" if endless else "finite number"
-
-    def check(value: float | None) -> float | None:
-        if value is None or ((value > least if above else value >= least) and (endless or value < math.inf)):
-            return value
-        raise typer.BadParameter(f"{value:g}: want a {kind}, {want}.")
-
-    return typer.Option(name, callback=check, help=words)
-
+DEADLINE: Final = "say --deadline-ms, in milliseconds: 400 for 0.4 s"
+OffloadCommand = command_with(
+    {"--start": "--start-s", "--reach": "--reach-m", "--gps-noise": "--gps-noise-m", "--bound": "--bound-s"},
+    {"--deadline": DEADLINE, "--deadline-s": DEADLINE},
+)
+DAY_S, HOUR_S, FAR_M = 86_400.0, 3_600.0, 100_000.0
+MANY: Final = 100_000
 
 SceneArgument = Annotated[str, typer.Argument(help=f"Vehicles and RSUs: {_SCENES}.")]
 Policy = Annotated[str, typer.Option("--policy", help=f"Who decides: {_POLICIES}.")]
 Predictor = Annotated[str, typer.Option("--predictor", help=f"Who tells of turns: {_PREDICTORS}.")]
-Start = Annotated[float | None, _number("--start", "Time of the first slot, s; none for the scene's.")]
-Seconds = Annotated[float, _number("--seconds", "How long, s; a slot is decided every second.", 1)]
-Vehicles = Annotated[int, typer.Option("--vehicles", min=0, help="Look at the first so many alone; 0 looks at all.")]
+Start = Annotated[float | None, number_option("--start-s", "Time of the first slot; none for the scene's.", most=1e9)]
+Seconds = Annotated[float, number_option("--seconds", "How long; a slot is decided every second.", 1, DAY_S)]
+Vehicles = Annotated[
+    int, typer.Option("--vehicles", min=0, max=MANY, help="Look at the first so many alone; 0 looks at all.")
+]
 Who = Annotated[str, typer.Option("--who", help=f"Who takes part: {' or '.join(PARTICIPANTS)}.")]
-Deadline = Annotated[float, _number("--deadline", "Of every task, from sending to fused, s.", above=True)]
+Deadline = Annotated[
+    float,
+    number_option("--deadline-ms", "Of every task, from sending to fused.", most=1000 * FUSION_TIMEOUT_S, above=True),
+]
 Size = Annotated[str, typer.Option("--size", help=f"Of a vehicle's features, in {', '.join(UNIT_BITS)}.")]
-Ghz = Annotated[float, _number("--ghz", "c of the paper: RSUs compute at 1, 2 or 3 GHz more.")]
-Rsus = Annotated[int, typer.Option("--rsus", min=0, help="How many RSUs; 0 for the scene's own.")]
+Ghz = Annotated[float, number_option("--ghz", "c of the paper: RSUs compute at 1, 2 or 3 GHz more.", most=1e6)]
+Rsus = Annotated[int, typer.Option("--rsus", min=0, max=MANY, help="How many RSUs; 0 for the scene's own.")]
 RsuAt = Annotated[list[str] | None, typer.Option("--rsu-at", help="EAST,NORTH of an RSU, m; once for each.")]
-Reach = Annotated[float, _number("--reach", "Of an RSU's radio, m.", above=True, endless=True)]
+Reach = Annotated[float, number_option("--reach-m", "Of an RSU's radio.", most=FAR_M, above=True, endless=True)]
 Area = Annotated[str, typer.Option("--area", help=f"How views are measured: {' or '.join(AREAS)} (the paper's).")]
-Noise = Annotated[float, _number("--gps-noise", "Standard deviation of positions, m.")]
+Noise = Annotated[float, number_option("--gps-noise-m", "Standard deviation of positions.", most=FAR_M)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides traffic, RSUs and everything random.")]
-Bound = Annotated[float, _number("--bound", "Seconds to spend on a bound on the value; 0 for none.", endless=True)]
+Bound = Annotated[
+    float, number_option("--bound-s", "Time to spend on a bound on the value; 0 for none.", most=HOUR_S, endless=True)
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")]
 Tracking = Annotated[str, typer.Option(help="MLflow: a URI, none, or nothing for a sqlite file beside --out.")]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
 
 
-@offload_app.command("solve")
+@offload_app.command("solve", cls=OffloadCommand)
 def solve_command(
     scene: Annotated[str, typer.Argument(help=f"Vehicles and RSUs: {_SCENES}, or {RANDOM}:VEHICLES.")] = "crossing",
     policy: Policy = "ours",
@@ -80,7 +82,7 @@ def solve_command(
     start: Start = None,
     vehicles: Vehicles = 0,
     who: Who = "turners",
-    deadline: Deadline = 0.4,
+    deadline_ms: Deadline = 400.0,
     size: Size = "200kbit",
     ghz: Ghz = 2.0,
     rsus: Rsus = 0,
@@ -113,7 +115,7 @@ def solve_command(
             say(f"{picture}: a colour for each RSU, dotted regions of interest, north up")
 
 
-@offload_app.command("simulate")
+@offload_app.command("simulate", cls=OffloadCommand)
 def simulate_command(
     scene: SceneArgument = "crossing",
     policy: Policy = "ours",
@@ -122,7 +124,7 @@ def simulate_command(
     seconds: Seconds = 60.0,
     vehicles: Vehicles = 0,
     who: Who = "turners",
-    deadline: Deadline = 0.4,
+    deadline_ms: Deadline = 400.0,
     size: Size = "200kbit",
     ghz: Ghz = 2.0,
     rsus: Rsus = 0,
@@ -159,17 +161,17 @@ def simulate_command(
         say(f"{', '.join(map(str, files))}: written")
 
 
-@offload_app.command("compare")
+@offload_app.command("compare", cls=OffloadCommand)
 def compare_command(
     scene: SceneArgument = "crossing",
     policies: Annotated[str, typer.Option(help=f"Comma between them: {_POLICIES}.")] = COMPARED,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many seeds, from --seed on.")] = 3,
     predictor: Predictor = "indicator",
     start: Start = None,
     seconds: Seconds = 30.0,
     vehicles: Vehicles = 0,
     who: Who = "turners",
-    deadline: Deadline = 0.4,
+    deadline_ms: Deadline = 400.0,
     size: Size = "200kbit",
     ghz: Ghz = 2.0,
     rsus: Rsus = 0,

@@ -13,8 +13,9 @@ import typer
 from PIL import Image
 from torch import Tensor
 
-from fl_app.cli_recon_show import SceneArgument, read_scene, render, scene_errors_as_exit, view
+from fl_app.cli_recon_show import RenderCommand, SceneArgument, read_scene, render, scene_errors_as_exit, view
 from fl_app.console import say
+from fl_app.flags import command_with
 from fl_app.scene_data import SceneData, Selection, open_scene
 from fl_app.scene_fit import judge, open_state, run, saver
 from perception.datasets.base import DataError
@@ -31,23 +32,28 @@ from recon.views import Views
 
 MANY_VIEWS = 100  # from which on one image shows a small part of what is fitted
 recon_app = typer.Typer(help="Streets as 3D Gaussians: fit, judge, render, view.", no_args_is_help=True)
-recon_app.command()(render)
+recon_app.command(cls=RenderCommand)(render)
 recon_app.command()(view)
 
+MOST_PX = 100_000
 HEADER_BYTES = 2048  # of a .ply, at most
 WRITERS = {".ply": write_ply, ".spz": write_spz}
 DataArgument = Annotated[str, typer.Argument(help="Data folder with poses, or town:PRESET for generated data.")]
 First = Annotated[int, typer.Option("--first", min=0, help="Number of the first frame.")]
 Frames = Annotated[int, typer.Option("--frames", min=0, help="At most so many frames; 0 takes all.")]
-Apart = Annotated[float, typer.Option("--apart", min=0, help="Least metres between frames, for vehicles that wait.")]
+Apart = Annotated[float, typer.Option("--apart-m", min=0, help="Least way between frames, for vehicles that wait.")]
 Holdout = Annotated[int, typer.Option("--holdout", min=0, help="Hold every so many frames back for judging; 0 none.")]
-Side = Annotated[int, typer.Option("--longest-side", min=0, help="Make larger images smaller, px; 0 does not.")]
+Side = Annotated[
+    int, typer.Option("--longest-side-px", min=0, max=MOST_PX, help="Make larger images smaller; 0 does not.")
+]
 KeepMoving = Annotated[bool, typer.Option("--keep-moving", help="Learn vehicles and people too (labels are needed).")]
 Lpips = Annotated[Path | None, typer.Option("--lpips-weights", help="torchvision's AlexNet weights, for LPIPS.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves it to torch.")]
 
+ReconCommand = command_with({"--apart": "--apart-m", "--longest-side": "--longest-side-px"})
 
-@recon_app.command("fit")
+
+@recon_app.command("fit", cls=ReconCommand)
 def fit_command(
     data: DataArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Scene to write: FILE.ply, or FILE.spz (smaller).")],
@@ -105,7 +111,7 @@ def fit_command(
             path.unlink(missing_ok=True)
 
 
-@recon_app.command("eval")
+@recon_app.command("eval", cls=ReconCommand)
 def eval_command(
     scene_file: SceneArgument,
     data: DataArgument,

@@ -14,6 +14,7 @@ import torch
 import typer
 
 from fl_app.cli_export import bar, errors_as_exit, spread
+from fl_app.flags import command_with, number_option
 from geometry import SE3, Camera, Frame
 from perception.datasets.base import DataError, Dataset
 from perception.datasets.folder import open_dataset
@@ -31,6 +32,7 @@ READ_FRAMES, VIEW_FRAMES = 200, 60
 WOBBLE: Final = 0.05  # radius as a share of the distance of what is seen
 READERS: Final = {".ply": read_ply, ".spz": read_spz}
 
+RenderCommand = command_with({"--size": "--size-px", "--fov": "--fov-deg", "--rate": "--rate-fps"})
 SceneArgument = Annotated[Path, typer.Argument(help="Scene of 3D Gaussians, .ply or .spz.")]
 
 
@@ -65,14 +67,17 @@ def render(
     data: Annotated[str, typer.Option(help="Data folder or town:PRESET whose cameras are taken; fly needs it.")] = "",
     frames: Annotated[int, typer.Option(min=1, help="Pictures along the path.")] = 120,
     size: Annotated[
-        str, typer.Option(help=f"WIDTHxHEIGHT in pixels, by default the data's, else {SIZE_PX[0]}x{SIZE_PX[1]}.")
+        str,
+        typer.Option(
+            "--size-px", help=f"WIDTHxHEIGHT in pixels, by default the data's, else {SIZE_PX[0]}x{SIZE_PX[1]}."
+        ),
     ] = "",
     fov: Annotated[
         float,
-        typer.Option(min=0, max=170, help=f"Horizontal angle of view in degrees; 0: the data's, else {FOV_DEG:g}."),
+        number_option("--fov-deg", f"Horizontal angle of view; 0: the data's, else {FOV_DEG:g}.", most=170),
     ] = 0.0,
     depth: Annotated[bool, typer.Option("--depth", help="Depth in place of colours, near bright.")] = False,
-    rate: Annotated[float, typer.Option(min=0.1, help="Pictures a second of a movie.")] = 30.0,
+    rate: Annotated[float, number_option("--rate-fps", "Pictures a second of a movie.", 0.1, 1000)] = 30.0,
     backend: Annotated[str, typer.Option(help=f"What renders: {', '.join(get_args(Backend))}.")] = "auto",
 ) -> None:
     """Render a scene along a path into a movie, a folder of pictures or one picture."""
@@ -136,7 +141,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if found is None:
-        raise ValueError(f"--size is {text!r}; give WIDTHxHEIGHT in pixels, as 960x540")
+        raise ValueError(f"--size-px is {text!r}; give WIDTHxHEIGHT in pixels, as 960x540")
     return int(found[1]), int(found[2])
 
 

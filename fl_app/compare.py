@@ -1,24 +1,25 @@
-"""Runs side by side: a table, and accuracy against what it cost."""
+"""Runs side by side: tables of figures and of settings, and quality against what it cost."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 from rich.table import Table
+from rich.text import Text
 
-from fl_app.console import console, megabytes
-from fl_app.tracking import TrackedRun, tracked_runs
+from fl_app.console import as_text, console, megabytes, say
+from fl_app.plain_figures import add_legend, pyplot, save_figure
+from fl_app.tracked_runs import TrackedRun, tracked_runs
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-ACCURACY = (("cloud/ap50", "AP50"), ("cloud/miou", "mIoU"))
-SETTINGS = ("data", "strategy", "vehicles", "rsus", "rsu-rounds", "local-epochs")
+NONE = "–"
+QUALITY = {"cloud/ap50": ("AP50", 3), "cloud/miou": ("mIoU", 3), "vehicles/psnr-db": ("PSNR, dB", 2)}
+"""Metric: its name in tables and pictures, and its digits. The last is of reconstructions, the others of perception."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An axis that accuracy is drawn against: metric names that are added up, and a scale."""
+    """An axis that quality is drawn against: metric names that are added up, and a scale."""
 
     label: str
     metrics: tuple[str, ...]
@@ -26,7 +27,7 @@ class Cost:
 
 
 COSTS = (
-    Cost("RSU round", ()),
+    Cost("round", ()),
     Cost("RSU–cloud traffic, MB", ("bytes/cloud-up", "bytes/cloud-down"), 1e-6),
     Cost("vehicle–RSU traffic, MB", ("bytes/vehicle-up", "bytes/vehicle-down"), 1e-6),
     Cost("simulated time, s", ("time/simulated-s",)),
@@ -34,7 +35,7 @@ COSTS = (
 
 
 def compare_runs(uri: str, experiment: str, wanted: list[str], out: Path) -> None:
-    """Table on the terminal and a picture at `out`.
+    """Prints tables on the terminal and draws a picture at `out`.
 
     Args:
         uri: tracking URI.
@@ -45,51 +46,90 @@ def compare_runs(uri: str, experiment: str, wanted: list[str], out: Path) -> Non
     Raises:
         TrackingError: no such store, experiment or run.
     """
-    runs = tracked_runs(uri, experiment, wanted, [name for name, _ in ACCURACY] + _cost_metrics())
-    console.print(runs_table(runs))
+    names = [*QUALITY, *(name for cost in COSTS for name in cost.metrics), "replies/lost"]
+    runs = label_runs(tracked_runs(uri, experiment, wanted, names))
+    console.print(figures_table(runs))
+    if differing_settings(list(runs.values())):
+        console.print(settings_table(runs))
     draw(runs, out)
-    console.print(f"picture: {out}")
+    say(f"picture: {out}")
 
 
-def runs_table(runs: list[TrackedRun]) -> Table:
-    """One line a run: the settings in which the runs differ, last accuracy, traffic and time."""
-    settings = [name for name in SETTINGS if len({run.params.get(name) for run in runs}) > 1]
+def label_runs(runs: Sequence[TrackedRun]) -> dict[str, TrackedRun]:
+    """Returns runs by name; those that share one by name and the start of their id, or all of it."""
+    often = Counter(run.name for run in runs)
+    short = {run.run_id: f"{run.name} ({run.run_id[:8]})" if often[run.name] > 1 else run.name for run in runs}
+    again = Counter(short.values())
+    return {short[run.run_id] if again[short[run.run_id]] == 1 else f"{run.name} ({run.run_id})": run for run in runs}
+
+
+def differing_settings(runs: Sequence[TrackedRun]) -> list[str]:
+    """Returns the names of all settings that are not the same in all runs."""
+    names = sorted({name for run in runs for name in run.params})
+    return [name for name in names if len({run.params.get(name) for run in runs}) > 1]
+
+
+def figures_table(runs: Mapping[str, TrackedRun]) -> Table:
+    """One line a run: last quality, traffic, time and lost updates; columns that no run has are left out."""
+    shown = [name for name in QUALITY if any(name in run.metrics for run in runs.values())]
     table = Table(title="Runs, newest first", title_justify="left")
-    table.add_column("run", no_wrap=True)
-    for name in ("status", *settings, "AP50", "mIoU", "cloud link", "vehicle link", "simulated", "lost"):
-        table.add_column(name)
-    for run in runs:
+    for name in ("run", "status", *(QUALITY[metric][0] for metric in shown)):
+        table.add_column(name, overflow="fold")
+    for name in ("cloud link", "vehicle link", "simulated", "lost"):
+        table.add_column(name, justify="right")
+    for label, run in runs.items():
         table.add_row(
-            run.name,
-            run.status.lower(),
-            *(run.params.get(name, "–") for name in settings),
-            *(_last(run, name) for name, _ in ACCURACY),
+            as_text(label),
+            as_text(run.status.lower()),
+            *(_last(run, name) for name in shown),
             megabytes(_total(run, "bytes/cloud-up", "bytes/cloud-down")),
             megabytes(_total(run, "bytes/vehicle-up", "bytes/vehicle-down")),
-            f"{_total(run, 'time/simulated-s'):.0f} s",
+            f"{_total(run, 'time/simulated-s'):.0f} s" if run.metrics.get("time/simulated-s") else NONE,
             f"{sum(value for _, value in run.metrics.get('replies/lost', [])):.0f}",
         )
     return table
 
 
-def draw(runs: list[TrackedRun], out: Path) -> None:
-    """Accuracy (rows) against every cost (columns), one line a run; writes a PNG."""
-    figure, axes = plt.subplots(len(ACCURACY), len(COSTS), figsize=(14, 6), sharey="row", layout="constrained")
-    for row, (metric, label) in zip(axes, ACCURACY, strict=True):
+def settings_table(runs: Mapping[str, TrackedRun]) -> Table:
+    """One line for each setting and run, of all settings in which the runs differ, with their whole values."""
+    names = differing_settings(list(runs.values()))
+    table = Table(title="Settings that differ", title_justify="left")
+    for name in ("setting", "run", "value"):
+        table.add_column(name, overflow="fold")
+    for name in names:
+        for place, (label, run) in enumerate(runs.items()):
+            value = run.params.get(name)
+            table.add_row(as_text(name if place == 0 else ""), as_text(label), _shown(value))
+        table.add_section()
+    return table
+
+
+def draw(runs: Mapping[str, TrackedRun], out: Path) -> None:
+    """Quality (rows) against every cost (columns), one line a run; writes a PNG."""
+    metrics = [name for name in QUALITY if any(name in run.metrics for run in runs.values())] or list(QUALITY)[:1]
+    size = (14, 1 + 2.6 * len(metrics))
+    figure, axes = pyplot.subplots(
+        len(metrics), len(COSTS), figsize=size, sharey="row", layout="constrained", squeeze=False
+    )
+    lines = {}
+    for row, metric in zip(axes, metrics, strict=True):
         for axis, cost in zip(row, COSTS, strict=True):
-            for run in runs:
-                axis.plot(*_curve(run, metric, cost), marker=".", label=run.name)
+            for label, run in runs.items():
+                (lines[label],) = axis.plot(*_curve(run, metric, cost), marker=".")
             axis.grid(alpha=0.3)
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(QUALITY[metric][0])
     for axis, cost in zip(axes[-1], COSTS, strict=True):
         axis.set_xlabel(cost.label)
-    axes[0][0].legend(fontsize=7)
+    if lines:
+        add_legend(axes[0][0], lines, fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    save_figure(figure, out, dpi=110)
+    pyplot.close(figure)
 
 
 def _curve(run: TrackedRun, metric: str, cost: Cost) -> tuple[list[float], list[float]]:
+    if cost.metrics and not any(run.metrics.get(name) for name in cost.metrics):
+        return [], []
     at = [dict(run.metrics.get(name, [])) for name in cost.metrics]
     points = [
         (cost.scale * sum(series.get(step, 0.0) for series in at) if at else float(step), value)
@@ -98,13 +138,13 @@ def _curve(run: TrackedRun, metric: str, cost: Cost) -> tuple[list[float], list[
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _cost_metrics() -> list[str]:
-    return [name for cost in COSTS for name in cost.metrics] + ["replies/lost"]
+def _shown(value: str | None) -> Text:
+    return as_text(NONE if value is None else value or '""')
 
 
 def _last(run: TrackedRun, metric: str) -> str:
     series = run.metrics.get(metric, [])
-    return f"{series[-1][1]:.3f}" if series else "–"
+    return f"{series[-1][1]:.{QUALITY[metric][1]}f}" if series else NONE
 
 
 def _total(run: TrackedRun, *names: str) -> float:

@@ -15,9 +15,19 @@ from strategies.report import EvaluateReport, RoundReport
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
+def printable(text: str) -> str:
+    """Returns text from outside without what would move the cursor, colour the terminal or not encode: escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_text(text: str) -> Text:
+    """Returns text from outside as a cell of a table: no markup, no control characters."""
+    return Text(printable(text))
+
+
 def say(text: str) -> None:
     """One line as it is: no markup, and never broken, so that paths can be copied."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print("\n".join(map(printable, text.split("\n"))), markup=False, emoji=False, soft_wrap=True)
 
 
 def megabytes(count: float) -> str:
@@ -102,7 +112,7 @@ def vehicle_table(history: History, rsu_of: Mapping[str, str]) -> Table:
         for metric in ("ap50", "miou"):
             series = history.series(f"vehicle/{vehicle}/{metric}")
             cells.append(f"{series[-1][1]:.3f}" if series else "–")
-        table.add_row(rsu, vehicle, *cells)
+        table.add_row(as_text(rsu), as_text(vehicle), *cells)
     return table
 
 
@@ -113,7 +123,7 @@ def losses_table(losses: Mapping[str, Mapping[str, int]]) -> Table:
         table.add_column(name)
     for vehicle, causes in losses.items():
         for cause, times in causes.items():
-            table.add_row(Text(vehicle), Text(cause), str(times))  # a vehicle chose its name: it is no markup
+            table.add_row(as_text(vehicle), as_text(cause), str(times))
     return table
 
 

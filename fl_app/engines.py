@@ -1,9 +1,9 @@
 """The two engines of one machine behind the same ServerApp and ClientApp. Deployment needs none: `flwr run` does it."""
 
 import copy
-import ctypes
 import importlib
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fl_app.local_grid import RUN_ID, LocalGrid
+from fl_app import interrupts
+from fl_app.local_grid import RUN_ID, LocalGrid, check_reply
 
 
 def load(reference: str) -> Any:
@@ -26,8 +27,8 @@ def run_local(
     server_app: ServerApp, client_app: ClientApp, num_supernodes: int, run_config: Mapping, backend: Mapping
 ) -> None:
     """Run in this process; `backend` may hold "workers", by default one per CPU."""
-    workers = int(backend.get("workers", min(num_supernodes, os.cpu_count() or 1)))
-    grid = LocalGrid(client_app, num_supernodes, run_config, workers=workers)
+    workers = backend.get("workers", os.cpu_count() or 1)
+    grid = LocalGrid(client_app, num_supernodes, run_config, workers=min(num_supernodes, workers))
     try:
         server_app(grid, Context(RUN_ID, 0, {}, RecordDict(), dict(run_config)))
     finally:
@@ -53,9 +54,12 @@ def run_ray(
         warnings.simplefilter("ignore")
         try:
             run_simulation(wrapped, _ConfiguredClient(client_app, dict(run_config)), num_supernodes, "ray", settings)
-        except KeyboardInterrupt:
-            wrapped.interrupt()
-            raise
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            interrupts.install()  # Ray took the handlers, and gives back none
+            if isinstance(stopped, SystemExit):  # what Ray's handler makes of SIGTERM
+                interrupts.note(signal.SIGTERM)
+            interrupts.close_unbroken(wrapped.interrupt)
+            raise KeyboardInterrupt from None
     if wrapped.error is not None:
         raise wrapped.error
 
@@ -70,7 +74,7 @@ class _ConfiguredClient(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         configured = copy.copy(context)  # Flower refuses a changed run config; `state` is shared by both
         configured.run_config = self._run_config
-        return self._app(message, configured)
+        return check_reply(self._app(message, configured), message)
 
 
 class _ConfiguredServer(ServerApp):
@@ -87,14 +91,14 @@ class _ConfiguredServer(ServerApp):
         context.run_config = self._run_config
         try:
             self._app(grid, context)
+        except KeyboardInterrupt as error:
+            self.error = error  # `run_ray` raises it where it is waited for
         except BaseException as error:
             self.error = error
             raise
 
-    def interrupt(self, patience_s: float = 20.0) -> None:
+    def interrupt(self, patience_s: float = 40.0) -> None:
         """Raise KeyboardInterrupt in the ServerApp's thread and wait for it to close its run."""
-        if self._thread is not None and self._thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
-            )
+        if self._thread is not None:
+            interrupts.raise_in(self._thread)
             self._thread.join(patience_s)

@@ -1,12 +1,19 @@
 """Reports as flat rows: what goes into MLflow, into metrics.csv and onto the screen."""
 
 import csv
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from clients.gaussian_messages import LIDAR
+from fl_app.atomic_files import write_text_file
 from strategies.gaussian_report import FusionReport
 from strategies.report import EvaluateReport, RoundReport
+
+logger = logging.getLogger("convoy")
+ROUND, BEYOND = "round", "beyond the header"
 
 
 def round_row(report: RoundReport) -> dict[str, float]:
@@ -78,24 +85,48 @@ class History:
         return "cloud" if self.series("cloud/frames") else "vehicles"
 
     def write(self, path: Path) -> None:
-        """One line per round, one column per name."""
+        """One line per round, one column per name; all of it or, on OSError, what was there before."""
         names = sorted({name for row in self.rows.values() for name in row})
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["round", *names])
+
+        def write_rows(file: TextIO) -> None:
+            writer = csv.DictWriter(file, [ROUND, *names])
             writer.writeheader()
-            writer.writerows({"round": number, **row} for number, row in sorted(self.rows.items()))
+            writer.writerows({ROUND: number, **row} for number, row in sorted(self.rows.items()))
+
+        write_text_file(path, write_rows)
 
     @classmethod
     def read(cls, path: Path, up_to: int) -> "History":
-        """Rows up to a round, of a file that may not exist."""
-        history = cls()
-        if path.exists():
-            with path.open(newline="") as file:
-                for line in csv.DictReader(file):
-                    number = int(line.pop("round"))
-                    if number <= up_to:
-                        history.add(number, {name: float(value) for name, value in line.items() if value})
+        """Rows up to a round, of a file that may not exist; what is damaged is left out, kept aside and warned of."""
+        history, damaged = cls(), 0
+        if not path.exists():
+            return history
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                lines = csv.DictReader(file, restkey=BEYOND)
+                damaged += ROUND not in (lines.fieldnames or ())
+                for line in lines:
+                    damaged += not history._take(line, up_to)
+        except (OSError, ValueError, csv.Error):
+            damaged += 1
+        if damaged:
+            aside = path.with_name(f"{path.name}.damaged")
+            with suppress(OSError):
+                path.replace(aside)
+            logger.warning("%s: damaged; going on with what could be read, the file is now %s", path, aside.name)
         return history
+
+    def _take(self, line: dict, up_to: int) -> bool:
+        """Adds a line of a file up to a round; False if some of it cannot be read."""
+        whole = None not in line.values()
+        try:
+            number = int(line.pop(ROUND))
+            values = {name: float(value) for name, value in line.items() if value}
+        except (KeyError, TypeError, ValueError):
+            return False
+        if number <= up_to:
+            self.add(number, values)
+        return whole
 
 
 def _nested(tier: str, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

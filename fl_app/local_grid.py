@@ -210,11 +210,26 @@ class LocalGrid(Grid):
 
     def _call(self, message: Message) -> Message:
         try:
-            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
+            reply = check_reply(self._app(message, self._contexts[message.metadata.dst_node_id]), message)
         except BaseException as error:  # whatever a client does, it costs its own update only
             reply = Message(Error(CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}: {error}"), reply_to=message)
         reply.metadata.__dict__["_message_id"] = f"{message.metadata.message_id}-reply"
         return reply
+
+
+def check_reply(reply: object, message: Message) -> Message:
+    """Returns what a ClientApp made of a message, which is a reply to it.
+
+    Raises:
+        TypeError: it is no message.
+        ValueError: it answers another message, or none.
+    """
+    if not isinstance(reply, Message):
+        raise TypeError(f"the ClientApp returned {type(reply).__name__}, not a Message")
+    there, asked = reply.metadata, message.metadata
+    if there.reply_to_message_id != asked.message_id or there.src_node_id != asked.dst_node_id:
+        raise ValueError("the ClientApp returned a Message that is no reply to the one it got")
+    return reply
 
 
 def _share_one_heap() -> None:

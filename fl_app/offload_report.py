@@ -5,17 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib
 import numpy as np
 from rich.table import Table
 
 from edge.offload.capacity import value_of
 from edge.offload.controller import Tick
 from edge.offload.exact import ExactConfig, solve_exact
+from fl_app.console import as_text
 from fl_app.offload_run import interval95
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from fl_app.plain_figures import pyplot, save_figure
 
 # Column: figure, factor, format.
 COLUMNS: Final = {
@@ -72,7 +70,7 @@ def rsu_table(tick: Tick) -> Table:
         delay_ms = 1000 * tick.response_s[members].max()
         speed = f"{slot.workers[places[view.worker]].cycles_per_s / 1e9:g}"
         cells = [f"{delay_ms:.0f}", f"{view.awareness.mean():.1%}", f"{view.area_m2:.0f}"]
-        table.add_row(view.worker, speed, str(len(members)), *cells)
+        table.add_row(as_text(view.worker), speed, str(len(members)), *cells)
     return table
 
 
@@ -96,7 +94,7 @@ def user_rows(tick: Tick) -> list[dict[str, Any]]:
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Means over the seeds, with 95 % intervals where there are two seeds or more; ms is the time for a decision."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=as_text(title), title_justify="left")
     table.add_column("policy", no_wrap=True)
     for name in (*COLUMNS, *MEANS, "late"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -105,14 +103,14 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
         series = [[row.get(key, math.nan) * factor for row in mine] for key, factor, _ in COLUMNS.values()]
         cells = [_cell(values, form) for values, (_, _, form) in zip(series, COLUMNS.values(), strict=True)]
         cells += [f"{np.mean([row[key] for row in mine]) * factor:{form}}" for key, factor, form in MEANS.values()]
-        table.add_row(policy, *cells, f"{sum(row['late'] for row in mine):.0f}")
+        table.add_row(as_text(policy), *cells, f"{sum(row['late'] for row in mine):.0f}")
     return table
 
 
 def save_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The same as bars with their intervals; writes a PNG."""
     policies = list(dict.fromkeys(row["policy"] for row in rows))
-    figure, axes = plt.subplots(1, len(BARS), figsize=(3.2 * len(BARS), 3.2), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(BARS), figsize=(3.2 * len(BARS), 3.2), layout="constrained")
     for axis, name in zip(axes, BARS, strict=True):
         key, factor, _ = COLUMNS[name]
         series = [[row[key] * factor for row in rows if row["policy"] == policy] for policy in policies]
@@ -122,8 +120,8 @@ def save_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.set(title=name)
         axis.tick_params(axis="x", rotation=45)
         axis.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)
+    pyplot.close(figure)
 
 
 def _cell(values: Sequence[float], form: str) -> str:

@@ -18,11 +18,13 @@ from edge.offload.scenario import ScenarioConfig, situation
 from edge.offload.scenario_random import random_scenario
 from edge.offload.scenes import Scene, SceneRequest
 from edge.offload.states import noisy
+from fl_app import interrupts
 from fl_app.offload_families import RANDOM, Decider, open_any, predictor_of
 from fl_app.tracking import Tracker, check_reachable, default_uri
 
 WARMUP_S: Final = 5.0  # of states that a predictor gets before the one slot that is decided
 FUSION_TIMEOUT_S: Final = 60.0
+LARGEST: Final = 1e12  # number in a size, of any unit
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Wish:
     seconds: float = 60.0
     vehicles: int = 0
     who: str = "turners"
-    deadline: float = 0.4
+    deadline_ms: float = 400.0
     size: str = "200kbit"
     ghz: float = 2.0
     rsus: int = 0
@@ -69,7 +71,7 @@ class Wish:
         """
         number, unit = _size(self.size)
         return ScenarioConfig(
-            deadline_s=self.deadline,
+            deadline_s=self.deadline_ms / 1000,
             feature_size=number,
             size_unit=unit,
             participants=self.who,
@@ -211,7 +213,7 @@ def tracked(uri: str, experiment: str, name: str, params: Mapping[str, Any], fol
         status = "KILLED"
         raise
     finally:
-        tracker.finish(status)
+        interrupts.close_unbroken(lambda: tracker.finish(status))
 
 
 def _size(text: str) -> tuple[float, str]:
@@ -221,7 +223,7 @@ def _size(text: str) -> tuple[float, str]:
         ValueError: it is something else; an unknown unit is the scenario's to refuse.
     """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *([A-Za-z]+)", text.strip())
-    if found is None or not 0 < float(found[1]) < math.inf:
+    if found is None or not 0 < float(found[1]) <= LARGEST:
         raise ValueError(f"size is {text!r}: want a number above 0 and a unit, such as 200kbit or 200kbyte")
     return float(found[1]), found[2]
 

@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
 from fl_app.history import History
+from fl_app.plain_figures import pyplot, save_figure
 from geometry import Boxes, Frame
 from perception.detector import Detector
 from perception.draw import draw_boxes, overlay_masks
 from perception.training import predict
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 
 def draw_detections(model: Detector, frames: Sequence[Frame], path: Path, most: int = 4) -> Path:
@@ -29,7 +26,7 @@ def draw_detections(model: Detector, frames: Sequence[Frame], path: Path, most: 
 def draw_curves(history: History, path: Path) -> Path:
     """Accuracy on held-out frames, or else the vehicles' own, against round and cloud traffic; writes a PNG."""
     tier = history.evaluated_by
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
     for name, label in (("ap50", "AP50"), ("miou", "mIoU")):
         series = history.series(f"{tier}/{name}")
         rounds = [number for number, _ in series]
@@ -42,8 +39,8 @@ def draw_curves(history: History, path: Path) -> Path:
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)
+    pyplot.close(figure)
     return path
 
 

@@ -1,8 +1,6 @@
 """One federated run from config to table: opens what it needs, lets the strategy work, and leaves everything behind."""
 
-import json
 import logging
-import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +17,11 @@ from fl_app.client_app import task_of
 from fl_app.export import StackedMaps
 from fl_app.history import History, evaluate_row, round_row
 from fl_app.pretrain import pretrained
+from fl_app.resume import check_unchanged
 from fl_app.run_config import RunConfig
+from fl_app.run_end import closing
+from fl_app.run_folder import RunFailed, RunFolder, claim_folder, make_folder
+from fl_app.run_start import begin
 from fl_app.server_data import ServerData, load_server_data, warn_of_other_division
 from fl_app.streaming_grid import stream_replies
 from fl_app.tracking import Tracker, check_reachable, default_uri
@@ -30,10 +32,7 @@ from strategies.report import EvaluateReport, RoundReport
 from strategies.state import RunState
 
 logger = logging.getLogger("convoy")
-
-
-class RunFailed(RuntimeError):
-    """The run ended without having done its job."""
+METRICS = "metrics.csv"
 
 
 @dataclass
@@ -48,17 +47,19 @@ class Run:
     history: History
     tracker: Tracker
     began_s: float
+    claim: RunFolder | None = None
 
     def on_round(self, report: RoundReport) -> None:
         """Log a round and, after a cloud round, leave a checkpoint: what is printed is saved."""
         self._log(report.round, round_row(report))
         if report.cloud_moved:
             self._save_checkpoint()
-        console.console.print(console.round_line(report, self.config.num_rounds))
+        console.say(console.round_line(report, self.config.num_rounds))
 
     def on_evaluate(self, report: EvaluateReport) -> None:
-        """Log what the vehicles measured."""
+        """Log what the vehicles measured, and save it: a resume would not know it otherwise."""
         self._log(report.round, evaluate_row(report))
+        self._save_history()
 
     def judge(self, _: int, record: ArrayRecord) -> MetricRecord | None:
         """Measure the global model on held-out frames, after cloud rounds."""
@@ -67,7 +68,16 @@ class Run:
         model, _start = load_model(self.task, from_record(record))
         metrics = {f"cloud/{name}": value for name, value in flat_metrics(evaluate(model, self.data.holdout)).items()}
         self._log(self.state.round, {"cloud/round": self.state.round // self.config.hierarchical.rsu_rounds, **metrics})
+        self._save_history()
         return MetricRecord(dict(metrics))
+
+    def evaluate_missing(self, strategy: Hierarchical, grid: Grid) -> None:
+        """Evaluate the last cloud round where the run was broken off before that: at the vehicles, and here."""
+        row = self.history.rows.get(self.state.round, {})
+        if self.state.round and not any(name.startswith("vehicles/") for name in row):
+            strategy.evaluate_again(grid, self.config.reply_timeout_s)
+        if self.state.round and "cloud/frames" not in row:
+            self.judge(0, to_record(self.state.arrays))
 
     def train_root(self, arrays: Arrays, round_number: int) -> Arrays:
         """For rule "fltrust": one epoch on the few labelled frames that the tier holds itself."""
@@ -80,7 +90,7 @@ class Run:
 
     def finish(self, rsu_of: dict[str, str]) -> None:
         """Leave model, pictures and table behind; raise RunFailed when no update ever counted."""
-        self.history.write(self.folder / "metrics.csv")
+        self.history.write(self.folder / METRICS)
         path = checkpoint.save_model(self.folder, self.state.arrays)
         model, _ = load_model(self.task, self.state.arrays)
         if self.data.holdout is not None:
@@ -88,7 +98,7 @@ class Run:
             self.tracker.file(pictures.draw_detections(model, frames, self.folder / "detections.png"), "pictures")
         self.tracker.file(pictures.draw_curves(self.history, self.folder / "curves.png"), "pictures")
         self.tracker.file(path, "weights")
-        self.tracker.file(self.folder / "metrics.csv")
+        self.tracker.file(self.folder / METRICS)
         self.tracker.model(StackedMaps(model), (1, 3, *self.task.size_px))
         self._print_summary(rsu_of)
         if failure := describe_failure(self.config, self.state):
@@ -100,8 +110,8 @@ class Run:
         if self.state.losses:
             out.print(console.losses_table(self.state.losses))
         for note in self.data.fleet.notes:
-            out.print(f"note: {note}")
-        out.print(f"data: {self.data.fleet.name} ({self.data.fleet.licence})")
+            console.say(f"note: {note}")
+        console.say(f"data: {self.data.fleet.name} ({self.data.fleet.licence})")
 
     def _log(self, round_number: int, values: dict[str, float]) -> None:
         self.history.add(round_number, values)
@@ -111,12 +121,19 @@ class Run:
         saved = checkpoint.Checkpoint(self.state, self.config.as_flower(), self.tracker.run_id)
         try:
             checkpoint.save_checkpoint(self.folder, saved)
-            self.history.write(self.folder / "metrics.csv")
         except OSError as error:
             logger.error(
                 "round %d: no checkpoint (%s); the one before is kept, the run goes on", self.state.round, error
             )
             self._log(self.state.round, {"checkpoint/failed": 1.0})
+        self._save_history()
+
+    def _save_history(self) -> None:
+        """Write metrics.csv; one that cannot be written now is with the next round."""
+        try:
+            self.history.write(self.folder / METRICS)
+        except OSError as error:
+            logger.error("round %d: metrics.csv is not written (%s)", self.state.round, error)
 
 
 def execute(config: RunConfig, grid: Grid) -> Path:
@@ -132,36 +149,29 @@ def execute(config: RunConfig, grid: Grid) -> Path:
             warn_of_other_division(run.data.fleet, strategy.topology.members)
         run.on_round(report)
 
+    grid = stream_replies(grid)
     strategy = Hierarchical(
         config.hierarchical, run.state, on_round=on_round, on_evaluate=run.on_evaluate, train_root=run.train_root
     )
-    status = "FAILED"
-    try:
+    with closing(run):
+        if config.resume:
+            run.evaluate_missing(strategy, grid)
         rounds_left = config.num_rounds - run.state.round
-        if rounds_left:
+        if rounds_left > 0:
             strategy.start(
-                stream_replies(grid),
+                grid,
                 to_record(run.state.arrays),
                 num_rounds=rounds_left,
                 timeout=config.reply_timeout_s,
                 evaluate_fn=run.judge,
             )
         run.finish(dict(strategy.topology.rsu_of))
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        kept = (run.folder / checkpoint.CHECKPOINT).exists()
-        how = f"go on with: flower-simulation --resume {run.folder}" if kept else "no cloud round was saved yet"
-        console.console.print(f"interrupted; {how}")
-        raise
-    finally:
-        _close(run, status)
     return run.folder
 
 
 def open_run(config: RunConfig) -> Run:
     """Check and open everything a run needs before any work starts; whatever is wrong leaves no run behind."""
-    saved = checkpoint.load_checkpoint(Path(config.resume)) if config.resume else None
+    saved = _saved(config) if config.resume else None
     output_dir = Path(config.output_dir)
     uri = config.tracking_uri or default_uri(output_dir)
     check_reachable(uri)
@@ -171,41 +181,30 @@ def open_run(config: RunConfig) -> Run:
     task = task_of(config)
     data = load_server_data(config, task)
     name = f"{config.data}-{config.strategy}-{datetime.now():%m%d-%H%M%S}"
-    folder = run_folder(config, name)
-    (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
-    tracker.begin(folder.name, config.as_flower(), saved.tracking_run_id if saved else "")
-    state = saved.state if saved else RunState(_first_arrays(config, folder))
-    history = History.read(folder / "metrics.csv", state.round) if saved else History()
-    return Run(config, folder, task, data, state, history, tracker, began_s)
+    with claim_folder(output_dir, config.run_name, name, config.resume).opening() as claim:
+        folder = claim.path
+        claim.write_config(config.as_flower())
+        state = saved.state if saved else RunState(_first_arrays(config, folder))
+        history = History.read(folder / METRICS, state.round) if saved else History()
+        begin(tracker, folder, config, saved.tracking_run_id if saved else "", history)
+    return Run(config, folder, task, data, state, history, tracker, began_s, claim)
 
 
-def run_folder(config: RunConfig, name: str) -> Path:
-    """That of the run to go on with; else a new one, of this name if the config has none.
-
-    Raises:
-        RunFailed: it cannot be used, or holds a run that would be mixed up with this one.
-    """
-    if config.resume:
-        return make_folder(Path(config.resume))
-    folder = Path(config.output_dir) / (config.run_name or name)
-    if (folder / checkpoint.CHECKPOINT).exists():
-        raise RunFailed(f"run-name: {folder} holds a run; go on with it by --resume {folder}, or take another name")
-    return make_folder(folder)
-
-
-def make_folder(folder: Path) -> Path:
-    """The folder, there and writable.
+def _saved(config: RunConfig) -> checkpoint.Checkpoint:
+    """The checkpoint to go on with, which is one of these settings.
 
     Raises:
-        RunFailed: it cannot be.
+        CheckpointError, DataError: it is not.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError("not writable")
-    except OSError as error:
-        raise RunFailed(f"output-dir: {folder} cannot be used ({error})") from error
-    return folder
+    folder = Path(config.resume)
+    saved = checkpoint.load_checkpoint(folder)
+    check_unchanged("resume", config.resume, saved.config, config)
+    checkpoint.check_model(folder, saved.state.arrays, _untrained(config))
+    return saved
+
+
+def _untrained(config: RunConfig) -> Arrays:
+    return arrays_of(build_detector(DetectorConfig(size_px=config.size_px), config.seed))
 
 
 def describe_failure(config: RunConfig, state: RunState) -> str:
@@ -224,20 +223,9 @@ def describe_failure(config: RunConfig, state: RunState) -> str:
 
 
 def _first_arrays(config: RunConfig, folder: Path) -> Arrays:
-    arrays = arrays_of(build_detector(DetectorConfig(size_px=config.size_px), config.seed))
+    arrays = _untrained(config)
     if config.init:
         return checkpoint.load_model(Path(config.init), arrays)
     if config.pretrain_epochs:
         return pretrained(config, folder)
     return arrays
-
-
-def _close(run: Run, status: str) -> None:
-    out, tracker, wall_s = console.console, run.tracker, time.monotonic() - run.began_s
-    out.print(f"{status.lower()} after {wall_s:.0f} s; everything is in {run.folder}")
-    tracker.finish(status)
-    if tracker.failures:
-        out.print(f"tracking: {tracker.failures} writes failed, see the log; metrics.csv is complete")
-    out.print(
-        f"tracking: {tracker.uri} · {tracker.busy_s:.1f} CPU-s ({100 * tracker.busy_s / wall_s:.1f} % of the run)"
-    )

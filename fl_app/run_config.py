@@ -4,10 +4,11 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
+from fl_app.run_folder import check_run_name
 from fl_app.scene_config import SceneFields
 from fl_app.survey import SurveyRequest
 from fl_app.survey_split import active_vehicles
@@ -94,7 +95,7 @@ class RunConfig(SceneFields):
     evaluate_every: int = Field(1, ge=0)
     join_timeout_s: float = Field(120.0, gt=0)
     output_dir: str = "runs"
-    run_name: str = ""
+    run_name: Annotated[str, AfterValidator(check_run_name)] = ""
     resume: str = ""
     experiment: str = "convoy"
     tracking_uri: str = ""

@@ -41,7 +41,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.apart_m):
-            raise DataError(f"--apart must be a number of metres, got {self.apart_m}")
+            raise DataError(f"--apart-m must be a number of metres, got {self.apart_m}")
 
 
 @dataclass(frozen=True)

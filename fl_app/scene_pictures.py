@@ -14,6 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from fl_app.history import History
+from fl_app.plain_figures import add_legend, save_figure
 from fl_app.scene_judged import Border, Judged, along_way_m, centres_m, picture_of, rsus_of_frames
 from fl_app.scene_tables import LINKS
 from fl_app.survey import Survey
@@ -108,15 +109,16 @@ def draw_way(path: Path, survey: Survey, judged: Sequence[Judged], borders: Sequ
     """PSNR of held-out images along the way, with the borders between RSUs as lines."""
     figure, axis = _figure(11, 3.4)
     axis.plot([image.along_m for image in judged], [image.psnr_db for image in judged], color="0.7", linewidth=1)
+    dots = {}
     for rsu in sorted({image.rsu for image in judged}):
         own = [(image.along_m, image.psnr_db) for image in judged if image.rsu == rsu]
-        axis.scatter(*zip(*own, strict=True), s=22, color=colours[rsu], label=rsu, zorder=3)
+        dots[rsu] = axis.scatter(*zip(*own, strict=True), s=22, color=colours[rsu], zorder=3)
     for border in borders:
         axis.axvline(border.along_m, color="black", linestyle="--", linewidth=1)
     for along_m in _vehicle_borders_m(survey):
         axis.axvline(along_m, color="0.8", linestyle=":", linewidth=1, zorder=0)
     axis.set(xlabel="along the way (m)", ylabel="PSNR (dB)", title="dashed: borders between RSUs; dotted: vehicles")
-    axis.legend(ncols=6, fontsize="small", loc="lower left")
+    add_legend(axis, dots, ncols=6, fontsize="small", loc="lower left")
     return _saved(figure, path)
 
 
@@ -242,5 +244,4 @@ def _figure(width_in: float, height_in: float, columns: int = 1, ratios: Sequenc
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=100)
-    return path
+    return save_figure(figure, path, dpi=100)

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from fl_app.atomic_files import write_text_file
 from fl_app.history import History
 from fl_app.run_config import RunConfig
 from fl_app.scene_judged import Border, Judged, borders_between, in_colours, judged_images, seam_images
@@ -72,7 +73,8 @@ def write_report(
     ]
     pictures = [picture.path for section in sections for picture in section.pictures]
     lead = f"{survey.name}; rounds: {state.round}; vehicles: {len(survey.vehicles)}. Licence: {survey.licence}."
-    (folder / REPORT).write_text(page(f"Reconstruction {folder.name}", lead, sections), encoding="utf-8")
+    html = page(f"Reconstruction {folder.name}", lead, sections)
+    write_text_file(folder / REPORT, lambda file: file.write(html))
     return [folder / REPORT, *pictures]
 
 

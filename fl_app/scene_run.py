@@ -1,6 +1,5 @@
 """One reconstruction from config to report: opens what it needs, lets the strategy work, leaves everything behind."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -17,8 +16,11 @@ from fl_app import checkpoint, console
 from fl_app.history import History, evaluate_row, fusion_row
 from fl_app.holdings import replanned, survey_of
 from fl_app.placement import placement_errors
-from fl_app.run import RunFailed, make_folder, run_folder
+from fl_app.run import METRICS
 from fl_app.run_config import RunConfig
+from fl_app.run_end import closing
+from fl_app.run_folder import RunFailed, RunFolder, claim_folder, file_name_of, make_folder
+from fl_app.run_start import begin
 from fl_app.scene_leakage import leakage_row, leakages
 from fl_app.scene_report import write_report
 from fl_app.scene_start import begun, resumed
@@ -51,6 +53,7 @@ class SceneRun:
     history: History
     tracker: Tracker
     began_s: float
+    claim: RunFolder | None = None
 
     def replan(self, missing: Sequence[str]) -> Plan:
         """The street divided again among those who are there.
@@ -86,7 +89,7 @@ class SceneRun:
 
     def finish(self) -> None:
         """Leave scene, pictures and report behind; raise RunFailed when nothing came to the scene."""
-        self.history.write(self.folder / "metrics.csv")
+        self.history.write(self.folder / METRICS)
         if self.state.losses:
             console.console.print(console.losses_table(self.state.losses))
         if not any(len(held) for rsu, held in self.state.scene.items() if rsu not in self.state.base):
@@ -96,10 +99,10 @@ class SceneRun:
             self.tracker.file(path, "scene")
         leaks = leakages(self.survey, self.state)
         self._log(self.state.round, leakage_row(leaks))
-        self.history.write(self.folder / "metrics.csv")
+        self.history.write(self.folder / METRICS)
         for path in write_report(self.folder, self.survey, self.state, self.history, self.config, leaks=leaks):
             self.tracker.file(path, "report")
-        self.tracker.file(self.folder / "metrics.csv")
+        self.tracker.file(self.folder / METRICS)
         console.say(f"data: {self.survey.name} ({self.survey.licence})")
 
     def _write_scene(self) -> list[Path]:
@@ -108,7 +111,7 @@ class SceneRun:
         paths, everything = [self.folder / SCENE], whole(self.state.scene)
         write_ply(paths[0], everything)
         for rsu, gaussians in self.state.scene.items():
-            write_ply(self.folder / REGIONS / f"{rsu}.ply", gaussians)
+            write_ply(self.folder / REGIONS / f"{file_name_of(rsu)}.ply", gaussians)
         try:
             write_spz(self.folder / "scene.spz", everything)
             paths.append(self.folder / "scene.spz")
@@ -126,7 +129,7 @@ class SceneRun:
         try:
             arrays, counters = self.state.arrays(), self.state.counters()
             checkpoint.save_arrays(self.folder, arrays, counters, self.config.as_flower(), self.tracker.run_id)
-            self.history.write(self.folder / "metrics.csv")
+            self.history.write(self.folder / METRICS)
         except OSError as error:
             logger.error("round %d: no checkpoint (%s); the one before is kept", self.state.round, error)
             self._log(self.state.round, {"checkpoint/failed": 1.0})
@@ -143,8 +146,7 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
     replan = None if config.regions_wanted or config.add_to else run.replan
     hooks: dict[str, Any] = {"on_round": run.on_round, "on_evaluate": run.on_evaluate}
     strategy = GaussianFusion(config.fusion, plan, run.state, replan=replan, **hooks)
-    status = "FAILED"
-    try:
+    with closing(run):
         rounds_left = config.fusion.num_rounds - run.state.round
         if run.lacks_judgement:
             strategy.judge(stream_replies(grid), config.deadline_s)
@@ -156,15 +158,6 @@ def execute_scene(config: RunConfig, grid: Grid) -> Path:
                 "ask for more refine-rounds to go on; the report is written again"
             )
         run.finish()
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        kept = (run.folder / checkpoint.CHECKPOINT).exists()
-        how = f"go on with: flower-simulation --resume {run.folder}" if kept else "no round was saved yet"
-        console.say(f"interrupted; {how}")
-        raise
-    finally:
-        close(run, status)
     return run.folder
 
 
@@ -179,21 +172,12 @@ def open_run(config: RunConfig) -> SceneRun:
     survey = survey_of(replanned(config.survey, state.missing))
     tracker = Tracker(uri, config.experiment, output_dir / "artifacts")
     name = f"scene-{datetime.now():%m%d-%H%M%S}"
-    folder = run_folder(config, name)
-    (folder / "config.json").write_text(json.dumps(config.as_flower(), indent=1))
-    tracker.begin(folder.name, config.as_flower(), tracking_run_id)
-    history = History.read(folder / "metrics.csv", state.round) if config.resume else History()
+    with claim_folder(output_dir, config.run_name, name, config.resume).opening() as claim:
+        folder = claim.path
+        claim.write_config(config.as_flower())
+        history = History.read(folder / METRICS, state.round) if config.resume else History()
+        begin(tracker, folder, config, tracking_run_id, history)
     console.say(f"{survey.name}: {len(survey.frames)} frames, {len(survey.vehicles)} vehicles take part")
     if line := replanned_line(survey, config, state.missing):
         console.say(line)
-    return SceneRun(config, folder, survey, state, history, tracker, began_s)
-
-
-def close(run: SceneRun, status: str) -> None:
-    """End the tracking run and say where everything is."""
-    wall_s = time.monotonic() - run.began_s
-    console.say(f"{status.lower()} after {wall_s:.0f} s; everything is in {run.folder}")
-    run.tracker.finish(status)
-    if run.tracker.failures:
-        console.say(f"tracking: {run.tracker.failures} writes failed, see the log; metrics.csv is complete")
-    console.say(f"tracking: {run.tracker.uri}")
+    return SceneRun(config, folder, survey, state, history, tracker, began_s, claim)

@@ -1,13 +1,16 @@
 """Where a reconstruction starts: afresh, where it was broken off, or beside the scene of an earlier one."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from fl_app import checkpoint
 from fl_app.checkpoint import CheckpointError, SavedArrays
-from fl_app.run_config import RunConfig, parse
+from fl_app.resume import MAY_CHANGE, check_unchanged
+from fl_app.run_config import RunConfig
 from perception.datasets.base import DataError
+from strategies.arithmetic import Arrays
 from strategies.gaussian_state import FusionState
 
 STREET: Final = (
@@ -30,6 +33,7 @@ STREET: Final = (
 """What says which street is rebuilt and who covers what, as `SurveyRequest` has it, but for the regions."""
 FITTED: Final = ("fit-steps", "margin-m", "landmarks")
 """What decided over uploads that are there already."""
+ALWAYS: Final = ("round", "traffic", "losses", "accepted")  # counters; older checkpoints lack others
 
 
 def resumed(config: RunConfig) -> tuple[FusionState, str]:
@@ -40,11 +44,9 @@ def resumed(config: RunConfig) -> tuple[FusionState, str]:
         DataError: it rebuilds another street or other regions, or has fitted or aligned in another way.
     """
     saved, state = read_state(Path(config.resume))
-    _check_same("resume", config.resume, saved.config, config, (*STREET, "regions", "add-to"))
-    if state.round:
-        _check_same("resume", config.resume, saved.config, config, FITTED)
-    if state.round > 1:
-        _check_same("resume", config.resume, saved.config, config, ("align-rounds",))
+    free = MAY_CHANGE | (set() if state.round else set(FITTED)) | (set() if state.round > 1 else {"align-rounds"})
+    keys = [key for key in config.as_flower() if key not in free]
+    check_unchanged("resume", config.resume, saved.config, config, keys)
     return state, saved.tracking_run_id
 
 
@@ -58,7 +60,7 @@ def begun(config: RunConfig) -> FusionState:
     if not config.add_to:
         return FusionState()
     saved, earlier = read_state(Path(config.add_to))
-    _check_same("add-to", config.add_to, saved.config, config, STREET)
+    check_unchanged("add-to", config.add_to, saved.config, config, STREET)
     scene = earlier.scene
     there = sorted(set(scene) & set(config.regions_wanted)) if config.regions_wanted else sorted(scene)
     if not scene or there:
@@ -76,22 +78,25 @@ def read_state(folder: Path) -> tuple[SavedArrays, FusionState]:
         CheckpointError: there is none, it is one of perception, damaged, or of a version that kept other things.
     """
     saved, path = checkpoint.load_arrays(folder), folder / checkpoint.CHECKPOINT
+    task = saved.config.get("task", "perception")
+    if task != "reconstruction":
+        raise CheckpointError(f"{path}: of a run with task {task!r}; name the folder of a reconstruction")
     try:
-        task = saved.config.get("task", "perception")
-        if task == "reconstruction":
-            return saved, FusionState.restore(saved.arrays, saved.counters)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path}: damaged, or of another version ({what}); start the run afresh") from error
-    raise CheckpointError(f"{path}: of a run with task {task!r}; name the folder of a reconstruction")
+        checkpoint.check_counters(saved.counters, FusionState, ALWAYS, {})
+        state = FusionState.restore(saved.arrays, saved.counters)
+        _check_arrays(saved.arrays, state)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.damaged(path, error) from error
+    return saved, state
 
 
-def _check_same(option: str, folder: str, before: Mapping[str, object], config: RunConfig, keys: Sequence[str]) -> None:
-    """Raise DataError that names the settings that differ; what an older run did not know has its default."""
-    defaults, now = parse({}).as_flower(), config.as_flower()
-    pairs = {key: (now[key], before.get(key, defaults[key])) for key in keys}
-    if differ := [f"{key} = {new!r}, there {old!r}" for key, (new, old) in pairs.items() if new != old]:
-        raise DataError(
-            f"{option}: {folder} was run with other settings: {'; '.join(differ)}. Leave them out"
-            + ", and --num-supernodes" * any(text.startswith("vehicles =") for text in differ)
-        )
+def _check_arrays(arrays: Arrays, state: FusionState) -> None:
+    """Raises where a restored state does not hold all that was saved, or holds no numbers."""
+    restored = state.arrays()
+    if strange := sorted({*arrays} ^ {*restored}):
+        raise KeyError(f"tensor {strange[0]!r} is unknown or in part")
+    for name, values in arrays.items():
+        if values.shape != restored[name].shape or values.dtype != restored[name].dtype:
+            raise ValueError(f"tensor {name!r} is {values.dtype} {list(values.shape)}")
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise ValueError(f"tensor {name!r} holds NaN")

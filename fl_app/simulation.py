@@ -3,20 +3,28 @@
 Upstream dropped the command after 1.26; its flags are kept and ours are added. Any app with a pyproject.toml runs.
 """
 
-import json
 import logging
 import os
-import re
 import sys
-import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-PAIR = re.compile(r"""([\w.-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']+)""")
+from fl_app import interrupts
+from fl_app.command_settings import (
+    UsageError,
+    app_settings,
+    check_workers,
+    flatten,
+    parse_pairs,
+    read_backend_settings,
+    read_resumed_config,
+)
+
 # What perception needs on a data set other than the app's own defaults; whatever the user says wins.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "town": {},
@@ -48,10 +56,6 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
-class UsageError(ValueError):
-    """The command line or the app folder is wrong."""
-
-
 def quiet_environment() -> None:
     """One thread per worker, no calls home. Must run before torch and flwr are imported."""
     settings = {
@@ -66,44 +70,6 @@ def quiet_environment() -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-
-
-def parse_pairs(text: str) -> dict[str, Any]:
-    """Run config from `key=value key="text"` or from the path of a TOML file.
-
-    Raises:
-        UsageError: text that is neither.
-    """
-    if text.endswith(".toml"):
-        try:
-            return _flatten(tomllib.loads(Path(text).read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"--run-config {text}: {error}") from error
-    rest = PAIR.sub("", text).replace(",", " ").strip()
-    if rest:
-        raise UsageError(f"--run-config: cannot read {rest!r}; write key=value pairs, text in quotes")
-    try:
-        tables = [tomllib.loads(f"{key} = {value}") for key, value in PAIR.findall(text)]
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f'--run-config {text!r}: {error} (text needs quotes: data="town")') from error
-    return {key: value for table in tables for key, value in _flatten(table).items()}
-
-
-def app_settings(app_dir: Path) -> dict[str, Any]:
-    """`[tool.flwr.app]` of an app folder.
-
-    Raises:
-        UsageError: no pyproject.toml, or one without a Flower app.
-    """
-    path = app_dir / "pyproject.toml"
-    try:
-        settings = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]
-        settings["components"]["serverapp"], settings["components"]["clientapp"]
-    except OSError as error:
-        raise UsageError(f"--app {app_dir}: no Flower app there ({error.strerror}: {path})") from error
-    except (KeyError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: [tool.flwr.app.components] needs serverapp and clientapp ({error})") from error
-    return settings
 
 
 def simulate(
@@ -131,7 +97,7 @@ def simulate(
     flower_log.propagate = False
 
     settings = app_settings(app_dir)
-    config = {**_flatten(settings.get("config", {})), **run_config}
+    config = {**flatten(settings.get("config", {})), **run_config}
     sys.path.insert(0, str(app_dir.resolve()))
     components = settings["components"]
     server_app, client_app = engines.load(components["serverapp"]), engines.load(components["clientapp"])
@@ -160,11 +126,13 @@ def command(
     """Run a Flower app with many vehicles on this machine."""
     _show_own_log()
     overrides = _overrides(run_config, data, task, resume, add_region)
-    settings = _backend_settings(backend_config, ray_address)
+    settings = read_backend_settings(backend_config, ray_address)
     if backend and backend not in list(Engine):
         raise UsageError(f"--backend {backend!r}: known are {', '.join(Engine)}")
     engine = Engine.RAY if ray_address else Engine(backend or engine)
-    defaults = _flatten(app_settings(app).get("config", {}))
+    if engine is Engine.LOCAL:
+        check_workers(settings)
+    defaults = flatten(app_settings(app).get("config", {}))
     if num_supernodes and "vehicles" in defaults:
         overrides["vehicles"] = num_supernodes
     of_config = _vehicles({**defaults, **overrides})
@@ -179,6 +147,7 @@ def command(
 def main() -> None:
     """Entry point: maps every expected failure to one message and an exit code."""
     quiet_environment()
+    interrupts.install()
     cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     cli.command()(command)
     try:
@@ -187,7 +156,8 @@ def main() -> None:
         code = INTERRUPTED
     except Exception as error:
         code = _explain(error)
-    _leave(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    _leave(interrupts.exit_code(code) if code == INTERRUPTED else code)
 
 
 def _explain(error: Exception) -> int:
@@ -210,8 +180,9 @@ def _explain(error: Exception) -> int:
 
 def _leave(code: int) -> None:
     """End the process without waiting for vehicles that hang in their threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more, or there is no space
+            stream.flush()
     os._exit(code)
 
 
@@ -231,12 +202,12 @@ def _overrides(run_config: list[str], data: str, task: str, resume: str, add_reg
     if add_region:
         if not resume:
             raise UsageError("--add-region: say with --resume which reconstruction is to get it")
-        before = _resumed_config(Path(resume), data, task)
+        before = read_resumed_config(Path(resume), data, task)
         if before.get("task") != "reconstruction":
             raise UsageError(f"--add-region: {resume} is no reconstruction; name the folder of one with --resume")
         return {**before, "run-name": "", **given, "resume": "", "add-to": resume, "regions": add_region}
     if resume:
-        return {**_resumed_config(Path(resume), data, task), **given, "resume": resume}
+        return {**read_resumed_config(Path(resume), data, task), **given, "resume": resume}
     chosen = TASK_DEFAULTS[task] if task else {}
     if data:
         suited = {} if given.get("task", task) == "reconstruction" else DATA_DEFAULTS[data]
@@ -253,39 +224,6 @@ def _vehicles(config: Mapping[str, Any]) -> Any:
     from fl_app.run_config import parse
 
     return parse({**config, "vehicles": count, "rsus": rsus}).fusion.vehicles
-
-
-def _resumed_config(folder: Path, data: str, task: str) -> dict[str, Any]:
-    """The run config of an earlier run, whose data and task nobody may ask to change."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UsageError(f"--resume {folder}: no run to go on with ({path}: {error})") from error
-    for option, value, there in (("--data", data, config.get("data")), ("--task", task, config.get("task"))):
-        if value and value != there:
-            raise UsageError(f"{option} {value}: {folder} was run with {there}; leave it out, or start another run")
-    return config
-
-
-def _backend_settings(text: str, ray_address: str) -> dict[str, Any]:
-    try:
-        settings = json.loads(text.replace("'", '"'))
-        if not isinstance(settings, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise UsageError(f"--backend-config {text!r} is not a JSON object: {error}") from error
-    if ray_address:
-        settings.setdefault("init_args", {})["address"] = ray_address
-    return settings
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys, as Flower does."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        out |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 if __name__ == "__main__":

@@ -254,3 +254,9 @@ class Hierarchical(Strategy):
         cloud_round = state.round // self.config.rsu_rounds
         self._on_evaluate(report_evaluations(state.round, cloud_round, rows, losses, self.topology))
         return MetricRecord(dict(weighted_metrics(list(rows.values()))))
+
+    def evaluate_again(self, grid: Grid, timeout_s: float) -> None:
+        """Evaluate outside of a round, if one is due: a run may have been broken off before it was done."""
+        self._new_losses += self._roster.refresh(grid, self.state.round)
+        requests = self.configure_evaluate(0, ArrayRecord(), ConfigRecord(), grid)
+        self.aggregate_evaluate(0, grid.send_and_receive(requests, timeout=timeout_s))

@@ -143,7 +143,7 @@ def test_town_prints_what_it_holds_and_previews_it(tmp_path: Path) -> None:
 
 def test_export_writes_what_a_folder_holds_and_names_what_is_broken(camvid: Path, tmp_path: Path) -> None:
     (camvid / "images/0001TP_2.png").write_bytes(b"not an image")
-    result = invoke("export", camvid, "--to", "mp4", "--out", tmp_path / "out", "--rate", "5")
+    result = invoke("export", camvid, "--to", "mp4", "--out", tmp_path / "out", "--rate-fps", "5")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].endswith("out: 3 of 4 frames of CamVid as MP4")

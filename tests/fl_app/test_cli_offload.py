@@ -20,7 +20,7 @@ import fl_app.offload_run
 from edge.offload import heuristic
 from fl_app.cli_offload import offload_app
 from fl_app.offload_report import comparison_table
-from fl_app.offload_run import interval95, means, simulate
+from fl_app.offload_run import Wish, interval95, means, simulate
 from fl_app.tracking import default_uri
 
 pytest.importorskip("shapely", reason="areas of views need shapely: pip install shapely")
@@ -127,7 +127,7 @@ def test_users_out_of_reach_are_left_out_with_the_reason(recording: str) -> None
     done("solve", recording, *options)
     reasons = {row["user"]: row["reason"] for row in rows_of("users.csv")}
     assert reasons["b"] == "no worker in reach", "27.3 m away"
-    done("solve", recording, "--deadline", "0.01", "--table", "users.csv")
+    done("solve", recording, "--deadline-ms", "10", "--table", "users.csv")
     assert {row["rsu"] for row in rows_of("users.csv")} == {""}
     assert {row["delay-s"] for row in rows_of("users.csv")} == {""}
 
@@ -258,8 +258,10 @@ def test_the_generated_town() -> None:
         (("solve", "FILE", "--rsu-at", "nan,0"), "rsu-at is 'nan,0': want EAST,NORTH"),
         (("solve", "FILE", "--rsu-at", "0,900"), "m from the nearest road and reaches 200 m"),
         (("solve", "FILE", "--start", "99"), "the traces end at 6 s"),
+        (("solve", "random:9", "--size", "9e99kbit"), "size is '9e99kbit': want a number above 0 and a unit"),
+        (("solve", "random:9", "--size", "9" * 40 + "kbit"), "want a number above 0 and a unit"),
         (("simulate", "FILE", "--live"), "a recorded file is not live"),
-        (("simulate", "FILE", "--tracking-uri", "ftp://x"), "use http(s)://, sqlite:/// or file:/"),
+        (("simulate", "FILE", "--tracking-uri", "ftp://x"), "use http(s)://HOST:PORT or sqlite:///FILE"),
         (("solve", "town:metropolis"), "the town has no preset 'metropolis'"),
         (("solve", "random:9", "--picture", "slot.xyz"), "xyz"),
     ],
@@ -271,12 +273,12 @@ def test_a_mistake_ends_with_one_line(arguments: tuple[str, ...], words: str, re
 @pytest.mark.parametrize(
     ("option", "values", "want"),
     [
-        ("--ghz", ("-1", "nan", "inf"), "a finite number, 0 or more"),
-        ("--start", ("-0.5", "nan", "inf"), "a finite number, 0 or more"),
-        ("--gps-noise", ("-1", "nan", "inf"), "a finite number, 0 or more"),
-        ("--deadline", ("-1", "0", "nan", "inf"), "a finite number, more than 0"),
-        ("--reach", ("-5", "0", "nan"), "a number or inf, more than 0"),
-        ("--bound", ("-1", "nan"), "a number or inf, 0 or more"),
+        ("--ghz", ("-1", "nan", "inf"), "a finite number, 0 or more, 1e+06 at most"),
+        ("--start-s", ("-0.5", "nan", "inf"), "a finite number, 0 or more, 1e+09 at most"),
+        ("--gps-noise-m", ("-1", "nan", "inf"), "a finite number, 0 or more, 100000 at most"),
+        ("--deadline-ms", ("-1", "0", "nan", "inf", "400000"), "a finite number, more than 0, 60000 at most"),
+        ("--reach-m", ("-5", "0", "nan"), "a number or inf, more than 0, 100000 at most"),
+        ("--bound-s", ("-1", "nan"), "a number or inf, 0 or more, 3600 at most"),
     ],
 )
 def test_a_bad_number_is_told_with_its_option_and_what_is_wanted(
@@ -288,11 +290,32 @@ def test_a_bad_number_is_told_with_its_option_and_what_is_wanted(
         assert f"Invalid value for '{option}': {value}: want {want}." in result.stderr
 
 
+@pytest.mark.parametrize("flag", ["--deadline", "--deadline=400", "--deadline-s"])
+def test_a_deadline_says_its_unit(flag: str) -> None:
+    result = invoke("solve", "random:9", flag, "0.4")
+    assert result.exit_code == 2
+    assert "say --deadline-ms, in milliseconds: 400 for 0.4 s" in " ".join(result.stderr.split())
+
+
+def test_the_deadline_is_in_milliseconds() -> None:
+    wish = Wish("random:9", deadline_ms=400.0)
+    assert wish.scenario().deadline_s == 0.4
+
+
+def test_old_names_of_flags_that_never_meant_anything_else_are_still_read() -> None:
+    old = done("solve", "random:20", "--policy", "exact", "--reach", "50", "--bound=0", "--gps-noise", "0")
+    new = done("solve", "random:20", "--policy", "exact", "--reach-m", "50", "--bound-s", "0", "--gps-noise-m", "0")
+    assert old.partition("decided in")[0] == new.partition("decided in")[0]
+    assert "--reach " not in invoke("solve", "--help").stdout
+
+
 def test_the_least_numbers_are_taken() -> None:
-    done("solve", "random:9", "--ghz", "0", "--gps-noise", "0", "--bound", "0", "--start", "0", "--reach", "inf")
+    done(
+        "solve", "random:9", "--ghz", "0", "--gps-noise-m", "0", "--bound-s", "0", "--start-s", "0", "--reach-m", "inf"
+    )
     for seconds in ("0.9", "nan", "inf"):
         stderr = invoke("simulate", "nowhere", "--seconds", seconds).stderr
-        assert f"Invalid value for '--seconds': {seconds}: want a finite number, 1 or more." in stderr
+        assert f"Invalid value for '--seconds': {seconds}: want a finite number, 1 or more, 86400 at most." in stderr
 
 
 def test_help_says_which_scenes_there_are() -> None:

@@ -243,7 +243,7 @@ def test_a_wrong_name_is_refused_before_anything_is_read(tmp_path: Path) -> None
         ("--max-mb", "inf", "--max-mb must be a positive number, got inf"),
         ("--memory-mb", "nan", "--memory-mb must be a positive number, got nan"),
         ("--seconds", "nan", "--seconds must be a number, got nan"),
-        ("--apart", "nan", "--apart must be a number of metres, got nan"),
+        ("--apart-m", "nan", "--apart-m must be a number of metres, got nan"),
         ("--lpips-weights", "nowhere.pth", "nowhere.pth: cannot be used for LPIPS"),
     ],
 )

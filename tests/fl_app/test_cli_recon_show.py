@@ -72,7 +72,7 @@ def camvid(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif", "out.png", "out"])
 def test_a_scene_is_rendered_into_what_the_name_ends_in(scene: Path, tmp_path: Path, name: str) -> None:
-    result = invoke("render", scene, "-o", tmp_path / name, "--frames", "3", "--size", "60x40")
+    result = invoke("render", scene, "-o", tmp_path / name, "--frames", "3", "--size-px", "60x40")
     assert result.exit_code == 0, result.stderr
     count = 1 if name == "out.png" else 3
     assert result.stdout == f"{tmp_path / name}: {count} pictures of 60x40, 400 Gaussians\n"
@@ -86,12 +86,12 @@ def test_a_scene_is_rendered_into_what_the_name_ends_in(scene: Path, tmp_path: P
 def test_spz_is_a_scene_too(tmp_path: Path) -> None:
     pytest.importorskip("gsply", reason="pip install convoy[spz]")
     write_spz(tmp_path / "scene.spz", cube())
-    result = invoke("render", tmp_path / "scene.spz", "-o", tmp_path / "out.png", "--size", "60x40")
+    result = invoke("render", tmp_path / "scene.spz", "-o", tmp_path / "out.png", "--size-px", "60x40")
     assert result.exit_code == 0, result.stderr
 
 
 def test_depth_takes_the_place_of_colours(scene: Path, tmp_path: Path) -> None:
-    common = ("render", scene, "--size", "60x40", "-o")
+    common = ("render", scene, "--size-px", "60x40", "-o")
     assert invoke(*common, tmp_path / "rgb.png").exit_code == 0
     assert invoke(*common, tmp_path / "depth.png", "--depth").exit_code == 0
     rgb, depth = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("rgb", "depth"))
@@ -156,7 +156,7 @@ def test_a_drive_ends_where_time_goes_back() -> None:
     ("arguments", "says"),
     [
         (("out.mp4", "--path", "fly"), "name it with --data"),
-        (("out.mp4", "--size", "big"), "--size is 'big'"),
+        (("out.mp4", "--size-px", "big"), "--size-px is 'big'"),
         (("out.mov",), "cannot write .mov files"),
         (("none/out.mp4",), "none does not exist; make it first"),
         (("out.mp4", "--backend", "gpu"), "--backend is 'gpu'; choose one of auto, cpu"),
@@ -239,8 +239,7 @@ def test_the_viewer_runs_until_ctrl_c(scene: Path, photos: Path, monkeypatch: py
 )
 def test_a_flight_past_real_cameras(scene: Path, tmp_path: Path) -> None:
     fox = Path(CONVOY_DATA) / "fox"
-    result = invoke(
-        "render", scene, "-o", tmp_path / "out.gif", "--path", "fly", "--data", fox, "--frames", "4", "--size", "90x160"
-    )
+    along = ("--path", "fly", "--data", fox, "--frames", "4", "--size-px", "90x160")
+    result = invoke("render", scene, "-o", tmp_path / "out.gif", *along)
     assert result.exit_code == 0, result.stderr
     assert "4 pictures of 90x160" in result.stdout

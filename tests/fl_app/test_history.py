@@ -1,6 +1,10 @@
 """Reports as rows, and the CSV that a resumed run goes on with."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from fl_app.history import History, evaluate_row, round_row
 from strategies.gate import Cause
@@ -43,3 +47,48 @@ def test_the_csv_is_read_back_up_to_a_round(tmp_path: Path) -> None:
     assert again.rows == {1: {"a": 1.0}, 2: {"a": 2.0, "b": 0.25}}
     assert again.series("b") == [(2, 0.25)]
     assert History.read(tmp_path / "none.csv", up_to=9).rows == {}
+
+
+def _written(path: Path) -> str:
+    history = History()
+    for number in (1, 2, 3):
+        history.add(number, {"cloud/ap50": number / 10, "time/wall-s": 2.0})
+    history.write(path)
+    return path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "rounds"),
+    [
+        (lambda text: text.replace("2,0.2", "2,much"), [1, 3]),
+        (lambda text: text.replace("round,", "number,"), []),
+        (lambda text: text.replace("3,0.3,2.0", "3,0.3"), [1, 2, 3]),
+        (lambda text: text.replace("2,0.2,2.0", "2,0.2,2.0,9,9"), [1, 3]),
+        (lambda text: "", []),
+        (lambda text: text.replace("2,0.2", "2," + "9" * 200_000), [1]),
+    ],
+)
+def test_a_damaged_table_is_warned_of_and_kept_aside(
+    tmp_path: Path, damage: Callable[[str], str], rounds: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(damage(_written(path)))
+    logging.getLogger("convoy").propagate = True
+    assert sorted(History.read(path, 9).rows) == rounds
+    assert f"{path}: damaged" in caplog.text
+    assert (tmp_path / "metrics.csv.damaged").exists()
+
+
+def test_bytes_that_are_no_text_are_no_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe\x00round")
+    assert History.read(tmp_path / "metrics.csv", 9).rows == {}
+
+
+@pytest.mark.parametrize("name", ['v"0', "v,0", "v\n0", "v\r\n0", "\udc80", "=1+1", "[/x]"])
+def test_a_name_from_outside_stays_one_column(tmp_path: Path, name: str) -> None:
+    history, path = History(), tmp_path / "metrics.csv"
+    history.add(1, {f"vehicle/{name}/loss": 2.0, "time/wall-s": 1.0})
+    history.write(path)
+    row = History.read(path, 1).rows[1]
+    assert sorted(row.values()) == [1.0, 2.0]
+    assert row["time/wall-s"] == 1.0

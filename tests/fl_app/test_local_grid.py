@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -58,6 +59,27 @@ def test_whatever_a_client_raises_is_its_own_error_reply(error: BaseException) -
     replies = _ask(_grid(answer, 3), [1, 2, 3])
     assert {node: reply.has_error() for node, reply in replies.items()} == {1: False, 2: True, 3: False}
     assert type(error).__name__ in replies[2].error.reason
+
+
+def _stranger(message: Message) -> Message:
+    return Message(RecordDict(), dst_node_id=1, message_type=message.metadata.message_type)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda _: None, lambda _: 3, lambda _: {"content": 1}, lambda _: Message, lambda message: message, _stranger],
+    ids=["None", "number", "dict", "class", "request", "stranger"],
+)
+def test_what_is_no_reply_is_its_vehicles_own_error(answer: Callable[[Message], object]) -> None:
+    def client(message: Message, context: Context) -> object:
+        return answer(message) if context.node_id == 2 else Message(RecordDict(), reply_to=message)
+
+    grid = LocalGrid(client, 3, {}, workers=1)  # type: ignore[arg-type]
+    for _ in range(2):
+        replies = _ask(grid, [1, 2, 3], timeout=5)
+        assert {node: reply.has_error() for node, reply in replies.items()} == {1: False, 2: True, 3: False}
+        assert replies[2].error.code == 2
+        assert "the ClientApp returned" in replies[2].error.reason
 
 
 def test_a_client_that_hangs_costs_itself_only_and_is_unavailable_until_it_is_done() -> None:

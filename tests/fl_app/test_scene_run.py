@@ -12,8 +12,8 @@ import fl_app.scene_run as scene_run
 from fl_app.checkpoint import save_arrays
 from fl_app.history import History
 from fl_app.holdings import survey_of
-from fl_app.run import RunFailed
 from fl_app.run_config import RunConfig, parse
+from fl_app.run_folder import RunFailed
 from fl_app.scene_run import SceneRun, execute_scene, open_run
 from recon.gaussians import Gaussians
 from strategies.gaussian_fusion import GaussianFusion
@@ -34,7 +34,7 @@ TINY: dict[str, Any] = {
 class Untracked:
     """A tracker that forgets."""
 
-    uri, run_id, failures = "nowhere", "run-id", 0
+    uri, run_id, failures, busy_s = "nowhere", "run-id", 0, 0.0
 
     def __init__(self, *_: object) -> None:
         self.rows: list[dict[str, float]] = []

@@ -92,7 +92,7 @@ def test_another_street_is_refused(tmp_path: Path, option: str, key: str, value:
     config = config_of(**{key: value, option: str(tmp_path), "regions": "rsu-1" if option == "add-to" else ""})
     with pytest.raises(DataError, match=re.escape(f"{key} = {value!r}, there {there!r}")) as raised:
         resumed(config) if option == "resume" else begun(config)
-    assert str(raised.value).startswith(f"{option}: {tmp_path} was run with other settings: ")
+    assert str(raised.value).startswith(f"{option}: {tmp_path} was run with other settings:\n")
     assert ("--num-supernodes" in str(raised.value)) == (key == "vehicles")
 
 
@@ -175,6 +175,16 @@ def test_a_checkpoint_of_perception_is_refused(tmp_path: Path) -> None:
         ({"traffic": None}, {}),
         ({"traffic": {"vehicle_up": 1, "by_post": 2}}, {}),
         ({"losses": 3}, {}),
+        ({"losses": {"v": None}}, {}),
+        ({"round": "4"}, {}),
+        ({"round": -1}, {}),
+        ({"accepted": 1.5}, {}),
+        ({"tied": [3]}, {}),
+        ({"missing": "vehicle-5"}, {}),
+        ({"more": 1}, {}),
+        ({"nan": "scene:rsu-0/means"}, {}),
+        ({"arrays": "elsewhere"}, {}),
+        ({"arrays": "scene:rsu-0/more"}, {}),
         ({"arrays": "scene:rsu-0/quats"}, {}),
         ({"arrays": "world/vehicle-0"}, {}),
         ({}, {"config": ["no", "object"]}),
@@ -184,7 +194,9 @@ def test_a_damaged_checkpoint_names_file_and_remedy(tmp_path: Path, broken: dict
     state = merged()
     arrays, counters = state.arrays(), state.counters()
     for key, value in broken.items():
-        if key == "arrays":
+        if key == "nan":
+            arrays[value] = np.full_like(arrays[value], np.nan)
+        elif key == "arrays":
             arrays = {name: values for name, values in arrays.items() if name != value}
             arrays |= {value: np.zeros(5)} if value not in state.arrays() else {}
         elif value is None:

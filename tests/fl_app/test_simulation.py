@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fl_app.simulation as simulation
-from fl_app.simulation import UsageError, app_settings, parse_pairs
+from fl_app.command_settings import UsageError, app_settings, parse_pairs
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,42 @@ def test_nobody_asks_for_another_task_or_data_to_go_on_with(started: list[tuple]
 @pytest.mark.parametrize("flags", [("--data", "x"), ("--backend", "x"), ("--backend-config", "[1]"), ("--resume", "x")])
 def test_bad_flags_are_usage_errors(started: list[tuple], flags: tuple[str, ...]) -> None:
     assert isinstance(_call(*flags).exception, UsageError)
+    assert not started
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "true", "1.5", "NaN", "Infinity", "null", '"2"', "[2]", "100000"])
+def test_a_number_of_workers_that_is_none_is_a_usage_error(started: list[tuple], workers: str) -> None:
+    refused = _call("--backend-config", f'{{"workers": {workers}}}').exception
+    assert isinstance(refused, UsageError)
+    assert "workers = " in str(refused)
+    assert "must be a whole number from 1 to 1024" in str(refused)
+    assert not started
+    assert _call("--backend-config", '{"workers": 3}').exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '{"client_resources": 5}',
+        '{"init_args": []}',
+        '{"client_resources": {"num_cpus": -1}}',
+        '{"client_resources": {"num_gpus": "1"}}',
+        '{"init_args": {"num_cpus": NaN}}',
+        '{"init_args": {"num_cpus": true}}',
+        "[" * 100_000,
+    ],
+)
+def test_settings_of_ray_that_are_none_are_usage_errors(started: list[tuple], settings: str) -> None:
+    for more in (("--engine", "ray"), ("--ray-address", "auto")):
+        assert isinstance(_call(*more, "--backend-config", settings).exception, UsageError)
+    assert not started
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "null", '"x"', "{", "", "\udc80", "[" * 100_000])
+def test_a_config_file_that_is_none_is_one_clear_error(started: list[tuple], tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, errors="surrogateescape")
+    refused = _call("--resume", str(tmp_path)).exception
+    assert isinstance(refused, UsageError)
+    assert f"{tmp_path / 'config.json'} is damaged" in str(refused)
+    assert "start the run afresh" in str(refused)
     assert not started
