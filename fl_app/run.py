@@ -67,7 +67,8 @@ class Run:
         if self.state.round % self.config.hierarchical.rsu_rounds:
             return None
         model, _start = load_model(self.task, from_record(record))
-        metrics = {f"cloud/{name}": value for name, value in flat_metrics(evaluate(model, self.holdout)).items()}
+        measured = evaluate(model, self.holdout, workers=os.cpu_count() or 1)
+        metrics = {f"cloud/{name}": value for name, value in flat_metrics(measured).items()}
         self._log(self.state.round, {"cloud/round": self.state.round // self.config.hierarchical.rsu_rounds, **metrics})
         return MetricRecord(dict(metrics))
 
