@@ -66,7 +66,8 @@ class Run:
         if self.data.holdout is None or self.state.round % self.config.hierarchical.rsu_rounds:
             return None
         model, _start = load_model(self.task, from_record(record))
-        metrics = {f"cloud/{name}": value for name, value in flat_metrics(evaluate(model, self.data.holdout)).items()}
+        measured = evaluate(model, self.data.holdout, workers=os.cpu_count() or 1)
+        metrics = {f"cloud/{name}": value for name, value in flat_metrics(measured).items()}
         self._log(self.state.round, {"cloud/round": self.state.round // self.config.hierarchical.rsu_rounds, **metrics})
         self._save_history()
         return MetricRecord(dict(metrics))

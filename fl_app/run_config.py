@@ -57,10 +57,10 @@ class RunConfig(SceneFields):
     vehicles: int = Field(6, ge=1)
     rsus: int = Field(2, ge=1)
     hierarchy: Literal["rsu", "flat"] = "rsu"
-    cloud_rounds: int = Field(10, ge=1)
+    cloud_rounds: int = Field(12, ge=1)
     rsu_rounds: int = Field(2, ge=1)
-    local_epochs: int = Field(2, ge=1)
-    batch_size: int = Field(4, ge=1)
+    local_epochs: int = Field(1, ge=1)
+    batch_size: int = Field(2, ge=1)
     learning_rate: float = Field(8e-3, gt=0)
     final_learning_rate: float = Field(4e-4, gt=0)
     warmup_steps: int = Field(4, ge=0)

@@ -28,10 +28,12 @@ from fl_app.command_settings import (
 # What perception needs on a data set other than the app's own defaults; whatever the user says wins.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "town": {},
-    "camvid": {"vehicles": 3, "local-epochs": 8},
+    "camvid": {"vehicles": 3, "cloud-rounds": 10, "local-epochs": 8, "batch-size": 4},
     "kitti": {
         "vehicles": 3,
         "cloud-rounds": 4,
+        "local-epochs": 2,
+        "batch-size": 4,
         "learning-rate": 1e-3,
         "final-learning-rate": 1e-4,
         "pretrain-epochs": 8,

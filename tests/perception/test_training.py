@@ -168,6 +168,13 @@ def test_batch_size_of_evaluation_does_not_matter(samples: Samples) -> None:
     assert evaluate(model, samples, batch_size=3).miou == pytest.approx(evaluate(model, samples, batch_size=8).miou)
 
 
+def test_threads_measure_the_same_bit_for_bit(samples: Samples) -> None:
+    model = trained(samples, TrainConfig(epochs=4, lr=8e-3))
+    alone, shared = (evaluate(model, samples, batch_size=3, workers=workers) for workers in (1, 3))
+    assert alone == shared
+    assert alone.ap50 > 0
+
+
 def test_divergence_is_an_error(samples: Samples) -> None:
     model = build_detector(SMALL, 0)
     with torch.no_grad():
