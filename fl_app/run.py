@@ -1,6 +1,7 @@
 """One federated run from config to table: opens what it needs, lets the strategy work, and leaves everything behind."""
 
 import logging
+import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
