@@ -32,8 +32,10 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 def describe_machine() -> str:
     """Number and model of the processors, which vector instructions they have, what torch makes of them, and Python."""
     fields = _cpu_fields()
-    model = fields.get("model name", platform.processor() or "unknown processor")
-    flags = fields.get("flags", "").split()
+    model, flags = (
+        fields.get("model name", platform.processor() or "unknown processor"),
+        fields.get("flags", "").split(),
+    )
     has = [name for name in INSTRUCTIONS if name in flags]
     lacks = [name for name in INSTRUCTIONS if name not in flags]
     sets = (f"with {', '.join(has)}" if has else "") + (f" without {', '.join(lacks)}" if lacks else "")
