@@ -69,12 +69,17 @@ def _written(path: Path) -> str:
     ],
 )
 def test_a_damaged_table_is_warned_of_and_kept_aside(
-    tmp_path: Path, damage: Callable[[str], str], rounds: list[int], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    damage: Callable[[str], str],
+    rounds: list[int],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(damage(_written(path)))
-    logging.getLogger("convoy").propagate = True
-    assert sorted(History.read(path, 9).rows) == rounds
+    monkeypatch.setattr(logging.getLogger("convoy"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "convoy"):
+        assert sorted(History.read(path, 9).rows) == rounds
     assert f"{path}: damaged" in caplog.text
     assert (tmp_path / "metrics.csv.damaged").exists()
 

@@ -102,20 +102,21 @@ def test_a_superlink_with_supernodes_gives_the_same_weights_as_the_local_engine(
 def test_vehicles_of_a_deployment_train_on_all_of_their_own_folders(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Three nodes with a sequence each, a fourth whose folder is not there; the server has no data at all."""
-    for name, length in SEQUENCES.items():
-        write_sequence(tmp_path / name, name, length)
-    nodes = [f'data-path="{tmp_path / name}" vehicle="car-{name}"' for name in (*SEQUENCES, "gone")]
+    """Two nodes with a sequence each, a third whose folder is not there; the server has no data at all."""
+    names = list(SEQUENCES)[:2]
+    for name in names:
+        write_sequence(tmp_path / name, name, SEQUENCES[name])
+    nodes = [f'data-path="{tmp_path / name}" vehicle="car-{name}"' for name in (*names, "gone")]
     config = (
-        'data="camvid" holdout-path="none" vehicles=4 cloud-rounds=1 rsu-rounds=1 local-epochs=1 image-height=32 '
+        'data="camvid" holdout-path="none" vehicles=3 cloud-rounds=1 rsu-rounds=1 local-epochs=1 image-height=32 '
         f'image-width=32 output-dir="{tmp_path}/deployed" run-name="run"'
     )
     said = _flwr_run(config, nodes, environment, tmp_path)
     folder = tmp_path / "deployed" / "run"
     assert (folder / "model.safetensors").exists(), said[-6000:]
     row = History.read(folder / "metrics.csv", 1).rows[1]
-    assert row["rsu/rsu-0/examples"] + row["rsu/rsu-1/examples"] == sum(TRAIN.values())
-    assert {f"vehicle/car-{name}/miou" for name in SEQUENCES} <= row.keys()
+    assert row["rsu/rsu-0/examples"] + row["rsu/rsu-1/examples"] == sum(TRAIN[name] for name in names)
+    assert {f"vehicle/car-{name}/miou" for name in names} <= row.keys()
     assert [*load_checkpoint(folder).state.losses.values()] == [{"client-error": 1}]
     assert "gone: no such folder" in said
 

@@ -20,8 +20,8 @@ SCENE = (
     "vehicles=4 rsus=2 image-height=32 image-width=64 scene-frames=40 gaussians-per-view=8 fit-steps=1.0 "
     "align-rounds=1 refine-rounds=40 refine-steps=0.5"
 )
-LONG = "cloud-rounds=200"
-ENDS_WITHIN_S = 40.0
+LONG = "cloud-rounds=200 join-timeout-s=400.0"
+ENDS_WITHIN_S = 60.0
 
 
 def _statuses(folder: Path) -> list[str]:
