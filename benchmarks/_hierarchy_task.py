@@ -28,16 +28,18 @@ class Patches:
 # Data: patches of the town's images.
 
 
-def load_patches(folder: Path) -> tuple[Patches, Patches]:
+def load_patches(
+    folder: Path, train_count: int = TRAIN_PATCHES, test_count: int = TEST_PATCHES
+) -> tuple[Patches, Patches]:
     """Training and test patches, cut once from the town and kept in a file in `folder`."""
-    path = folder / f"town_patches_{TRAIN_PATCHES}_{TEST_PATCHES}.npz"
+    path = folder / f"town_patches_{train_count}_{test_count}.npz"
     if not path.exists():
         from perception.datasets import FleetRequest, load_fleet
 
         fleet = load_fleet("town", FleetRequest(vehicles=4, size_px=(64, 192), frames_per_vehicle=12))
         rng = np.random.default_rng(0)
-        train = cut_patches((frame for share in fleet.shares for frame in share.train), TRAIN_PATCHES, rng)
-        test = cut_patches(fleet.holdout, TEST_PATCHES, rng)
+        train = cut_patches((frame for share in fleet.shares for frame in share.train), train_count, rng)
+        test = cut_patches(fleet.holdout, test_count, rng)
         np.savez(
             path, **{f"train_{k}": v for k, v in vars(train).items()}, **{f"test_{k}": v for k, v in vars(test).items()}
         )

@@ -27,7 +27,7 @@ from fl_app.server_data import ServerData, load_server_data, warn_of_other_divis
 from fl_app.streaming_grid import stream_replies
 from fl_app.tracking import Tracker, check_reachable, default_uri
 from perception.detector import DetectorConfig, build_detector
-from perception.training import TrainConfig, evaluate, train_epochs
+from perception.training import TrainConfig, evaluate, measure_loss, train_epochs
 from strategies.hierarchical import Hierarchical
 from strategies.report import EvaluateReport, RoundReport
 from strategies.state import RunState
@@ -89,6 +89,11 @@ class Run:
         rate = self.task.learning_rate_at(round_number)
         train_epochs(model, self.data.root, TrainConfig(epochs=self.config.local_epochs, lr=rate), generator)
         return arrays_of(model)
+
+    def measure_root_loss(self, arrays: Arrays) -> float:
+        """For rule "validated-mean": the loss on the few labelled frames that the tier holds itself."""
+        assert self.data.root is not None  # the run config asked for it
+        return measure_loss(load_model(self.task, arrays)[0], self.data.root)
 
     def finish(self, rsu_of: dict[str, str]) -> None:
         """Leave model, pictures and table behind; raise RunFailed when no update ever counted."""
@@ -153,7 +158,12 @@ def execute(config: RunConfig, grid: Grid) -> Path:
 
     grid = stream_replies(grid)
     strategy = Hierarchical(
-        config.hierarchical, run.state, on_round=on_round, on_evaluate=run.on_evaluate, train_root=run.train_root
+        config.hierarchical,
+        run.state,
+        on_round=on_round,
+        on_evaluate=run.on_evaluate,
+        train_root=run.train_root,
+        root_loss=run.measure_root_loss if run.data.root is not None else None,
     )
     with closing(run):
         if config.resume:

@@ -15,7 +15,7 @@ from fl_app.survey_split import active_vehicles
 from fl_app.topology_file import read_topology
 from perception.datasets import FLEETS, TOWN, FleetRequest
 from strategies.accumulator import RuleConfig
-from strategies.aggregation import RULES
+from strategies.aggregation import ROOT_RULES, RULES
 from strategies.gate import GateConfig
 from strategies.gaussian_config import FusionConfig
 from strategies.hierarchical_config import HierarchicalConfig
@@ -26,7 +26,7 @@ from strategies.server_optimizer import ServerOptimizerConfig
 # Where `server-learning-rate` is 0. FedAdam moves every weight by about its rate in each cloud round.
 SERVER_LEARNING_RATES = {"fedavg": 1.0, "fedprox": 1.0, "fedavgm": 1.0, "fedadam": 3e-3}
 NO_HOLDOUT = "none"
-ROOT_FRAMES = 8  # that a tier trains on itself, at most, for rule "fltrust"
+ROOT_FRAMES = 8  # that a tier holds itself, at most, for the rules that take some
 ENGINE_KEYS = frozenset({"tier"})  # set per SuperLink or SuperNode, not by the user of a run
 
 
@@ -125,8 +125,8 @@ class RunConfig(SceneFields):
 
     @property
     def trusts_root(self) -> bool:
-        """Whether a rule compares updates with one that the server trains itself."""
-        return "fltrust" in (self.rsu_rule, self.cloud_rule)
+        """Whether a rule takes labelled frames of the server's own."""
+        return not ROOT_RULES.isdisjoint((self.rsu_rule, self.cloud_rule))
 
     @property
     def survey(self) -> SurveyRequest:
@@ -241,7 +241,8 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
 def _check_holdout(config: RunConfig) -> None:
     where = f"holdout-path = {config.holdout_path!r}"
     if config.holdout_path == NO_HOLDOUT and config.trusts_root:
-        raise ValueError(f"{where}: rule 'fltrust' trains on frames of the server's own: name a folder that holds some")
+        rules = " and ".join(sorted(ROOT_RULES))
+        raise ValueError(f"{where}: the rules {rules} take frames of the server's own: name a folder that holds some")
     if config.holdout_path == TOWN and config.data != TOWN:
         raise ValueError(f"{where}: the generated town's holdout goes with data = 'town', not {config.data!r}")
 

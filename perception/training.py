@@ -203,6 +203,18 @@ def _evaluate_batch(
 
 
 @torch.inference_mode()
+def measure_loss(model: Detector, samples: Samples, batch_size: int = 16) -> float:
+    """Returns the mean training loss of a model on samples as they are, without augmentation; infinity for NaN."""
+    model.eval()
+    weights, total = segment_weights(samples), 0.0
+    for indices in torch.arange(len(samples)).split(batch_size):
+        batch = samples.select(indices)
+        parts = detector_loss(model(as_input(batch.images)), box_targets(batch, STRIDE), batch.masks, weights)
+        total += float(parts.total(LossWeights())) * len(indices)
+    return total / len(samples) if math.isfinite(total) else math.inf
+
+
+@torch.inference_mode()
 def predict(model: Detector, image: UInt8[ndarray, "h w 3"], min_score: float = 0.3) -> Prediction:
     """Objects above `min_score` and the scene's classes in one RGB image of any size.
 

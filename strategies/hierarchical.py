@@ -27,6 +27,7 @@ from strategies.rsu_round import RsuRound, plan_round
 from strategies.server_optimizer import server_step
 from strategies.state import RunState
 from strategies.topology import Topology
+from strategies.validated_mean import RootLoss
 from strategies.weights import weight_limit
 
 REORDER_BYTES = 128 << 20  # how much may wait so that sums are taken in a fixed order
@@ -42,6 +43,7 @@ class Hierarchical(Strategy):
         on_round: called with a report after every RSU round, when `state` is complete.
         on_evaluate: called with what the vehicles measured.
         train_root: for rule "fltrust": trains a model on the tier's own frames; takes the model and the round.
+        root_loss: for rule "validated-mean": the loss of a model on these frames.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Hierarchical(Strategy):
         on_round: Callable[[RoundReport], None] = lambda _: None,
         on_evaluate: Callable[[EvaluateReport], None] = lambda _: None,
         train_root: Callable[[Arrays, int], Arrays] | None = None,
+        root_loss: RootLoss | None = None,
     ) -> None:
         if "fltrust" in (config.rsu_rule, config.cloud_rule) and train_root is None:
             raise ValueError("rule 'fltrust' needs a root trainer: frames that the RSUs and the cloud hold themselves")
         self.config, self.state, self._roster = config, state, Roster(config)
         self._on_round, self._on_evaluate, self._train_root = on_round, on_evaluate, train_root
+        self._root_loss = root_loss
         self._profile = Profile(PROFILES[config.profile], config.seed) if config.profile else None
         self._started_s = time.monotonic()
         self._rounds: dict[str, RsuRound] = {}
@@ -97,7 +101,7 @@ class Hierarchical(Strategy):
         plan = plan_round(rsu, self.topology.vehicles(rsu), config.participation, rng, self._profile, work)
         root = self._root(reference, round_number) if config.rsu_rule == "fltrust" else None
         rule, usual = (config.rsu_rule, config.rule), typical_norm(self.state.recent_norms.get(rsu, []))
-        return RsuRound(plan, reference, config.gate, rule, usual, root, limit)
+        return RsuRound(plan, reference, config.gate, rule, usual, root, limit, self._root_loss)
 
     def _requests(self, round_number: int, config: ConfigRecord) -> Iterator[tuple[Message, str]]:
         for rsu, rsu_round in self._rounds.items():
@@ -213,7 +217,7 @@ class Hierarchical(Strategy):
     def _merge_in_cloud(self, updates: list[tuple[Arrays, float]]) -> Arrays:
         config, start = self.config, self.state.arrays
         root = self._root(start, self.state.round) if config.cloud_rule == "fltrust" else None
-        return merge(config.cloud_rule, updates, start, config.rule, root)
+        return merge(config.cloud_rule, updates, start, config.rule, root, self._root_loss)
 
     def _root(self, reference: Arrays, round_number: int) -> Arrays:
         assert self._train_root is not None  # the constructor checked

@@ -16,6 +16,7 @@ from strategies.profile import Profile
 from strategies.replies import error_loss
 from strategies.report import Loss, RsuReport, weighted_metrics
 from strategies.topology import Member
+from strategies.validated_mean import RootLoss
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class RsuRound:
         rule: key of `RULES` and its settings.
         typical_norm: usual length of the RSU's updates, see `gate.typical_norm`.
         root: for rule "fltrust", the model trained on the tier's own frames.
+        root_loss: for rule "validated-mean", the loss of a model on these frames.
         weight_limit: largest weight of one vehicle, in examples.
 
     Afterwards `norms` holds the lengths of all finite updates, those refused for their length included.
@@ -116,6 +118,7 @@ class RsuRound:
     typical_norm: float = 0.0
     root: Arrays | None = None
     weight_limit: int = GateConfig.max_examples
+    root_loss: RootLoss | None = None
     norms: list[float] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     metrics: dict[str, tuple[Mapping[str, float], int]] = field(default_factory=dict)
@@ -128,7 +131,8 @@ class RsuRound:
         expected_weight = float(sum(self._weights.values())) or 1.0
         rule, config = self.rule
         reference, root = self._layout.pack(self.reference), self.root and self._layout.pack(self.root)
-        self._accumulator = new_accumulator(rule, reference, config, expected_weight, root)
+        loss = self._loss_of_packed if self.root_loss is not None else None
+        self._accumulator = new_accumulator(rule, reference, config, expected_weight, root, loss)
         self._waiting = set(self._weights)
         self.losses += [Loss(member.vehicle, Cause.LATE, "simulated") for member in self.plan.late]
 
@@ -169,6 +173,10 @@ class RsuRound:
         protected = count >= RULES[self.rule[0]].count_needed(self.rule[1])
         report = RsuReport(self.plan.rsu, self.plan.wanted, count, examples, moved, metrics, protected or not moved)
         return (self._layout.unpack(self._accumulator.result()) if moved else None), report
+
+    def _loss_of_packed(self, packed: Arrays) -> float:
+        assert self.root_loss is not None  # else it is not asked for
+        return self.root_loss(self._layout.unpack(packed))
 
     def _judge(self, vehicle: str, reply: TrainReply) -> None:
         self.bytes_up += count_bytes(reply.arrays)

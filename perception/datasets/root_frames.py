@@ -13,7 +13,7 @@ from perception.datasets.base import DataError
 from perception.datasets.recordings import Part, Source
 
 ROOT_NOTE = (
-    "Frames that the server trains on itself (rule fltrust): {}, spread over what is held out. Nobody is evaluated "
+    "Frames that the server keeps for its rule of aggregation: {}, spread over what is held out. Nobody is evaluated "
     "on them or on frames less than {} s from one."
 )
 
@@ -83,8 +83,8 @@ def select_root(
                 chosen[i], grown = more, True
     if not any(root for root, _ in chosen):
         raise DataError(
-            "rule 'fltrust' trains on frames of the server's own, and no held-out frame can be spared: give more data, "
-            "ask for fewer vehicles, or name a folder of frames in holdout-path"
+            "the rules fltrust and validated-mean take frames of the server's own, and no held-out frame can be spared: "
+            "give more data, ask for fewer vehicles, or name a folder of frames in holdout-path"
         )
     return chosen
 
