@@ -35,7 +35,7 @@ class Lie:
     """How attackers lie.
 
     Args:
-        craft: key of `ATTACKS`, or "" for a model honestly trained on what they hold.
+        craft: key of `ATTACKS`, "" for a model honestly trained on what they hold, or "absent" for no answer.
         flips_labels: whether what they hold is wrongly labelled.
         together: whether all sit under one RSU; else they are spread evenly.
         claims: number of examples that they claim, 0 for the truth.
@@ -56,7 +56,9 @@ class Lie:
         return tuple(k % RSUS * PER_RSU + k // RSUS for k in range(ATTACKERS))
 
 
+ABSENT = "liars are absent"  # no attack, but the floor that no defence can go below: their data are missing
 LIES: Mapping[str, Lie] = {
+    ABSENT: Lie("absent"),
     "sign flip": Lie("sign-flip"),
     "sign flip x 4": Lie("sign-flip-4"),
     "scaling x 9": Lie("scaling"),
@@ -121,13 +123,16 @@ class AttackedGrid(LocalGrid):
         asked = list(messages)
         replies = sorted(super().send_and_receive(asked, timeout=timeout), key=lambda r: r.metadata.src_node_id)
         if asked and asked[0].metadata.message_type == MessageType.TRAIN and self._lie is not None:
-            replies = [self._craft(reply, asked, replies) for reply in replies]
+            crafted = [self._craft(reply, asked, replies) for reply in replies]
+            replies = [reply for reply in crafted if reply is not None]
         return iter(replies)
 
-    def _craft(self, reply: Message, asked: list[Message], replies: list[Message]) -> Message:
+    def _craft(self, reply: Message, asked: list[Message], replies: list[Message]) -> Message | None:
         node_id, lie = reply.metadata.src_node_id, self._lie
         if node_id not in self._liars or lie is None or not lie.craft:
             return reply
+        if lie.craft == "absent":
+            return None
         request = next(message for message in asked if message.metadata.dst_node_id == node_id)
         rsu_of = {message.metadata.dst_node_id: message.content["config"]["rsu"] for message in asked}
         honest = [r for r in replies if r.metadata.src_node_id not in self._liars]

@@ -15,20 +15,19 @@ from clients.messages import Arrays
 
 TRAIN_PATCHES, TEST_PATCHES, ROOT_PATCHES = 3300, 2200, 110
 HIDDEN, RATE, BATCH, EPOCHS = 48, 0.1, 32, 2
-CONCENTRATION = 0.5  # of the Dirichlet split of classes over vehicles: small is more unlike
 
 
 # The toy: two layers on patches of 8 x 8 cells, in numpy.
 
 
-def toy_task(folder: Path, seed: int, rounds: int) -> Task:
+def toy_task(folder: Path, seed: int, rounds: int, concentration: float) -> Task:
     """Ten vehicles whose shares of the eleven classes differ."""
     train, test = load_patches(folder, TRAIN_PATCHES, TEST_PATCHES)
     inputs, tests = _standardised(_cells(train.images), _cells(test.images))
     rng = np.random.default_rng([seed, 11])
     order = rng.permutation(len(test.labels))
     root, judged = order[:ROOT_PATCHES], order[ROOT_PATCHES:]
-    shares = split_by_class(train.labels, rng)
+    shares = split_by_class(train.labels, concentration, rng)
 
     def fit(arrays: Arrays, vehicle: int, flipped: bool, round_number: int) -> Arrays:
         labels = train.labels[shares[vehicle]]
@@ -45,12 +44,12 @@ def toy_task(folder: Path, seed: int, rounds: int) -> Task:
     )
 
 
-def split_by_class(labels: ndarray, rng: np.random.Generator) -> list[ndarray]:
+def split_by_class(labels: ndarray, concentration: float, rng: np.random.Generator) -> list[ndarray]:
     """Indices of each vehicle: every class is dealt out by a Dirichlet draw of its own."""
     parts: list[list[ndarray]] = [[] for _ in range(VEHICLES)]
     for label in np.unique(labels):
         index = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum(rng.dirichlet(np.full(VEHICLES, CONCENTRATION)) * len(index)).astype(int)[:-1]
+        ends = np.cumsum(rng.dirichlet(np.full(VEHICLES, concentration)) * len(index)).astype(int)[:-1]
         for part, dealt in zip(parts, np.split(index, ends), strict=True):
             part.append(dealt)
     return [np.concatenate(part) for part in parts]

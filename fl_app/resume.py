@@ -30,7 +30,6 @@ TRAINING: Final = frozenset(
         "learning-rate",
         "final-learning-rate",
         "warmup-steps",
-        "server-learning-rate",
     }
 )
 REFINEMENT: Final = frozenset({"refine-steps", "momentum", "block-weighting", "sight-m"})

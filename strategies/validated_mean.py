@@ -20,7 +20,8 @@ class ValidatedMean(Accumulator):
     2. While leaving one update out lowers the mean's loss on the tier's own frames by `MARGIN`, the one that lowers it
        most is left out. Zeno (Xie et al. 2019, section 3) scores each update by itself on such data; among unlike
        vehicles even an honest update by itself worsens a model, so here it is the mean that is scored.
-    3. While an update points against the mean of those that are left, the most opposed is left out.
+    3. While updates point against the mean of those that are left, the most opposed is left out; or all others, where
+       most are opposed: then few turned the mean against the many.
 
     One update at least is kept. All are held until `result`, and the loss is taken at most n (n + 1) / 2 times, n + 1
     times where nobody lies. Without a loss step 2 is left out; then a minority is survived.
@@ -62,10 +63,11 @@ class ValidatedMean(Accumulator):
         """Indices without those that point against the mean of the rest, the most opposed first."""
         while len(kept) > 1:
             mean = self._mean(kept)
-            cosine, worst = min((self._cosine(index, mean), index) for index in kept)
-            if cosine >= 0:
+            cosines = {index: self._cosine(index, mean) for index in kept}
+            opposed = [index for index in kept if cosines[index] < 0]
+            if not opposed:
                 break
-            kept = others(kept, worst)
+            kept = opposed if 2 * len(opposed) > len(kept) else others(kept, min(opposed, key=cosines.__getitem__))
         return kept
 
     def _cosine(self, index: int, mean: Arrays) -> float:

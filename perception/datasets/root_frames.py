@@ -27,6 +27,8 @@ def split_root(sources: Sequence[Source], count: int, guard_s: float) -> tuple[l
         DataError: `count` is not 0 and no frame can be spared.
     """
     owners = [[0] * len(source.frames) for source in sources]
+    if not count:
+        return list(sources), [source.select([]) for source in sources]
     chosen = select_root([source.timestamps_s for source in sources], _regions(sources), owners, count, guard_s)
     pairs = list(zip(sources, chosen, strict=True))
     return [source.select(rest) for source, (_, rest) in pairs], [source.select(root) for source, (root, _) in pairs]

@@ -1,6 +1,7 @@
 """Vehicles that fail or lie cost their own update: the strategy on the local engine, fault by fault."""
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -26,8 +27,16 @@ FAULTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _quiet_log() -> Iterator[None]:
+    log = logging.getLogger("convoy")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(before)
+
+
 def _run(faults: dict[int, str], rounds: int = 1, **settings) -> tuple[RunState, list[RoundReport]]:
-    logging.getLogger("convoy").setLevel(logging.CRITICAL)
     reports: list[RoundReport] = []
     participation = Participation(deadline_s=1.0, quorum=settings.pop("quorum", 0.5))
     config = HierarchicalConfig(

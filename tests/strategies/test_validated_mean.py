@@ -49,6 +49,12 @@ def test_without_frames_a_minority_that_points_the_other_way_is_left_out() -> No
     assert merged([[1, 0], [0.8, 0.6], [-0.9, 0]], loss=None) == pytest.approx([0.9, 0.3])
 
 
+def test_few_that_turn_the_mean_against_the_many_are_left_out_without_frames_too() -> None:
+    # Two that agree outweigh three that differ: the mean is (-0.08, 0), and the three point against it.
+    unlike = [[0.6, 0.8], [0.6, -0.8], [0.4, 0.0]]
+    assert merged([*unlike, [-1.0, 0.0], [-1.0, 0.0]], loss=None) == pytest.approx([1.6 / 3, 0])
+
+
 def test_one_update_is_kept_whatever_it_is() -> None:
     assert merged([[-1, 0]]) == pytest.approx([-1, 0])
     assert merged([[-1, 0], [-1, 0]]) == pytest.approx([-1, 0])
