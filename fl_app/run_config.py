@@ -22,6 +22,7 @@ from strategies.hierarchical_config import HierarchicalConfig
 from strategies.profile import PROFILES
 from strategies.rsu_round import Participation
 from strategies.server_optimizer import ServerOptimizerConfig
+from strategies.topology import GivenTopology
 
 # Where `server-learning-rate` is 0. FedAdam moves every weight by about its rate in each cloud round.
 SERVER_LEARNING_RATES = {"fedavg": 1.0, "fedprox": 1.0, "fedavgm": 1.0, "fedadam": 3e-3}
@@ -57,7 +58,7 @@ class RunConfig(SceneFields):
     vehicles: int = Field(6, ge=1)
     rsus: int = Field(2, ge=1)
     hierarchy: Literal["rsu", "flat"] = "rsu"
-    cloud_rounds: int = Field(12, ge=1)
+    cloud_rounds: int = Field(10, ge=1)
     rsu_rounds: int = Field(2, ge=1)
     local_epochs: int = Field(1, ge=1)
     batch_size: int = Field(2, ge=1)
@@ -177,13 +178,18 @@ class RunConfig(SceneFields):
             fraction=self.fraction,
             quorum=self.quorum,
             seed=self.seed,
+            given=self._given,
         )
+
+    @property
+    def _given(self) -> GivenTopology | None:
+        return read_topology(Path(self.topology)) if self.topology else None
 
     @property
     def hierarchical(self) -> HierarchicalConfig:
         """Settings of the strategy; a flat run is one group that the cloud serves itself."""
         flat = self.hierarchy == "flat"
-        given = read_topology(Path(self.topology)) if self.topology else None
+        given = self._given
         rsus = len(given.rsus) if given else self.rsus
         return HierarchicalConfig(
             vehicles=self.vehicles,

@@ -7,6 +7,7 @@ from typing import Final
 from recon.landmarks import LANDMARKS
 from recon.merge import Duplicates
 from recon.refusal import AcceptanceConfig
+from strategies.topology import GivenTopology
 
 STEPS: Final = ("fit_steps", "refine_steps", "refine_step", "pace", "rate")
 POSITIVE: Final = (*STEPS, "size_share", "size_m", "sight_m", "far_share", "near_m", "join_timeout_s")
@@ -49,6 +50,7 @@ class FusionConfig:
         fraction: of the vehicles that refine in a round, at each RSU.
         quorum: share of the vehicles that were asked without whose update a round changes nothing.
         seed: of fits, and of who is asked.
+        given: whose nodes alone may use vehicles' names; None for who comes first.
 
     Raises:
         ValueError: a value is out of range.
@@ -82,6 +84,7 @@ class FusionConfig:
     fraction: float = 1.0
     quorum: float = 0.5
     seed: int = 0
+    given: GivenTopology | None = None
 
     def __post_init__(self) -> None:
         for name in POSITIVE:

@@ -120,7 +120,7 @@ class GaussianFusion(Strategy):
         count = min(config.vehicles, len(expected))
         least = max(1, share_of(config.quorum, count))
         nodes = wait_for_nodes(grid, count, config.join_timeout_s, least=least)
-        members, losses = greet(grid, nodes, config.join_timeout_s, Door(MOST_VIEWS))
+        members, losses = greet(grid, nodes, config.join_timeout_s, Door(MOST_VIEWS, config.given))
         strangers = [member for member in members if member.vehicle not in expected]
         self._losses += losses + [Loss(m.vehicle, Cause.STRANGER, "is not in the plan") for m in strangers]
         self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in expected}

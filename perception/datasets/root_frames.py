@@ -85,7 +85,7 @@ def select_root(
                 chosen[i], grown = more, True
     if not any(root for root, _ in chosen):
         raise DataError(
-            "the rules fltrust and validated-mean take frames of the server's own, and no held-out frame can be spared: "
+            "the rules fltrust and validated-mean take frames of the server's own; no held-out frame can be spared: "
             "give more data, ask for fewer vehicles, or name a folder of frames in holdout-path"
         )
     return chosen
