@@ -136,6 +136,8 @@ class AttackedGrid(LocalGrid):
         request = next(message for message in asked if message.metadata.dst_node_id == node_id)
         rsu_of = {message.metadata.dst_node_id: message.content["config"]["rsu"] for message in asked}
         honest = [r for r in replies if r.metadata.src_node_id not in self._liars]
+        if failed := [r.error.reason for r in replies if r.has_error()]:
+            raise RuntimeError(f"training failed: {failed[0]}")
         near = [r for r in honest if rsu_of[r.metadata.src_node_id] == rsu_of[node_id]]
         peers = [decode_train_reply(r).arrays for r in near or honest]
         own = decode_train_reply(reply)

@@ -105,7 +105,7 @@ def _accuracy(arrays: Arrays, inputs: ndarray, labels: ndarray) -> float:
 
 # The town: the vehicles' own detector, each on its own drive.
 
-TOWN_SIZE_PX, TOWN_FRAMES = (96, 288), 24
+TOWN_SIZE_PX, TOWN_FRAMES = (96, 288), 16
 
 
 def town_task(seed: int, rounds: int) -> Task:
@@ -150,14 +150,14 @@ def town_task(seed: int, rounds: int) -> Task:
 
 
 def _client(task: Any, vehicle: int) -> Any:
-    from clients.perception_client import PerceptionClient
+    from clients.perception_client import PerceptionClient, VehicleData
 
-    return PerceptionClient(task, vehicle)
+    return PerceptionClient(task, VehicleData(vehicle))
 
 
 def _flipping_client(task: Any, vehicle: int) -> Any:
     """A vehicle whose every object and pixel has the class at the other end of the list."""
-    from clients.perception_client import PerceptionClient
+    from clients.perception_client import PerceptionClient, VehicleData
     from perception.labels import IGNORE, OBJECTS, SEGMENTS
     from perception.targets import NO_BOX, Samples
 
@@ -169,4 +169,4 @@ def _flipping_client(task: Any, vehicle: int) -> Any:
             boxes = (len(OBJECTS) - 1 - labels).where(labels != NO_BOX, labels)
             return replace(honest, masks=flipped, labels=boxes)
 
-    return Flipping(task, vehicle)
+    return Flipping(task, VehicleData(vehicle))

@@ -30,7 +30,7 @@ from fl_app.simulation import quiet_environment
 CLEAN = "nobody lies"
 CONCENTRATIONS = {"toy": 1.0, "toy, unlike": 0.5}  # of the Dirichlet split of classes: small is more unlike
 TOY_SEEDS, TOY_ROUNDS = {True: (10, 11, 12), False: tuple(range(10, 20))}, {True: 40, False: 60}
-TOWN_SEEDS, TOWN_ROUNDS = (5, 6), 16
+TOWN_SEEDS, TOWN_ROUNDS = (5,), 12
 
 
 @dataclass(frozen=True)
