@@ -23,7 +23,7 @@ ARRAYS, CONFIG, METRICS, NUM_EXAMPLES = "arrays", "config", "metrics", "num-exam
 HELLO_ACTION = "query.hello"
 LARGEST = 10**15  # of any count or measured number that is believed
 # Names from outside become keys, file names and text on a terminal.
-VEHICLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+VEHICLE_NAME = re.compile(r"(?!node-\d)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # "node-5" is one without a name
 METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,63}")
 LONGEST_REGION = 64  # of which only equality matters
 MOST_METRICS = 256
@@ -237,7 +237,9 @@ def decode_hello(message: Message) -> Hello:
     fields = _only(message.content, ConfigRecord)
     vehicle, region, num_examples = fields.get("vehicle"), fields.get("region"), fields.get(NUM_EXAMPLES)
     if not (isinstance(vehicle, str) and isinstance(region, str) and type(num_examples) is int):
-        raise MessageError(f"a hello needs vehicle (text), region (text) and {NUM_EXAMPLES} (whole), got {fields}")
+        raise MessageError(
+            f"a hello needs vehicle (text), region (text) and {NUM_EXAMPLES} (whole), got {str(dict(fields))[:200]}"
+        )
     if not VEHICLE_NAME.fullmatch(vehicle):
         raise MessageError(f"a hello's vehicle {vehicle[:80]!r} is no name: want {VEHICLE_NAME.pattern}")
     if len(region) > LONGEST_REGION or not region.isprintable():

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from fl_app.atomic_files import staged_path
 from strategies.arithmetic import Arrays
-from strategies.state import RunState
+from strategies.state import RunState, upgrade_counters
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 VERSION = "1"
@@ -66,8 +66,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         _check_names(saved.arrays, ("model/", "optimizer/"))
         _check_finite(saved.arrays)
         _check_optimizer(optimizer, arrays)
-        check_counters(saved.counters, RunState, RunState({}).counters(), {"clock": dict[str, float]})
-        state = RunState.restore(arrays, optimizer, saved.counters)
+        counters = upgrade_counters(saved.counters) if isinstance(saved.counters, dict) else saved.counters
+        check_counters(counters, RunState, RunState({}).counters(), {"clock": dict[str, float]})
+        state = RunState.restore(arrays, optimizer, counters)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
     return Checkpoint(state, saved.config, saved.tracking_run_id)
@@ -236,6 +237,9 @@ def _check_optimizer(optimizer: Mapping[str, ndarray], arrays: Mapping[str, ndar
 def _numbers(value: object) -> Iterator[float]:
     if isinstance(value, dict):
         for part in value.values():
+            yield from _numbers(part)
+    elif isinstance(value, list):
+        for part in value:
             yield from _numbers(part)
     elif isinstance(value, int | float):
         yield value

@@ -12,7 +12,7 @@ from clients.messages import Scalar, decode_request, encode_evaluate_reply, enco
 from clients.perception_client import PerceptionClient, PerceptionTask
 from fl_app.holdings import held_by
 from fl_app.node_config import read_node_config
-from fl_app.run_config import RunConfig, parse
+from fl_app.run_config import RunConfig, parse_at_vehicle
 from perception.datasets import DataError
 
 app = ClientApp()
@@ -37,12 +37,12 @@ def task_of(config: RunConfig) -> PerceptionTask:
 
 def client_of(context: Context) -> PerceptionClient:
     """The vehicle that a node stands for: its node config says which data are its own."""
-    return PerceptionClient(task_of(parse(context.run_config)), read_node_config(context.node_config))
+    return PerceptionClient(task_of(parse_at_vehicle(context.run_config)), read_node_config(context.node_config))
 
 
 def surveyor_of(context: Context, settings: Mapping[str, Scalar] | None = None) -> GaussianClient:
     """The vehicle that a node stands for in a reconstruction; a message's settings say who is missing."""
-    request, own = parse(context.run_config).survey, read_node_config(context.node_config)
+    request, own = parse_at_vehicle(context.run_config).survey, read_node_config(context.node_config)
     if own.path is not None:
         raise DataError(
             "node config: data-path: vehicles of a reconstruction are planned on one route, which the run's data-path "

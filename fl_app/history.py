@@ -14,6 +14,7 @@ from strategies.report import EvaluateReport, RoundReport
 
 logger = logging.getLogger("convoy")
 ROUND, BEYOND = "round", "beyond the header"
+MOST_COLUMNS = 512
 
 
 def round_row(report: RoundReport) -> dict[str, float]:
@@ -66,14 +67,29 @@ def fusion_row(report: FusionReport) -> dict[str, float]:
 
 
 class History:
-    """All rows of a run, by RSU round; written as a CSV that a resumed run goes on with."""
+    """All rows of a run, by RSU round; written as a CSV that a resumed run goes on with.
+
+    Of each vehicle and RSU it takes `MOST_COLUMNS` names in all rounds together: vehicles name their own metrics.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
+        self._names: dict[str, set[str]] = {}
 
     def add(self, round_number: int, values: Mapping[str, float]) -> None:
-        """Merge values into a round's row."""
-        self.rows.setdefault(round_number, {}).update(values)
+        """Merge values into a round's row, but for names beyond the limit."""
+        row = self.rows.setdefault(round_number, {})
+        row.update({name: value for name, value in values.items() if self._takes(name)})
+
+    def _takes(self, name: str) -> bool:
+        tier, _, rest = name.partition("/")
+        if tier not in ("vehicle", "rsu"):
+            return True
+        known = self._names.setdefault(f"{tier}/{rest.partition('/')[0]}", set())
+        if name not in known and len(known) >= MOST_COLUMNS:
+            return False
+        known.add(name)
+        return True
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """(round, value) of one column, where it was measured."""

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,9 +26,11 @@ from strategies.server_optimizer import ServerOptimizerConfig
 from strategies.topology import GivenTopology
 
 # Where `server-learning-rate` is 0. FedAdam moves every weight by about its rate in each cloud round.
-SERVER_LEARNING_RATES = {"fedavg": 1.0, "fedprox": 1.0, "fedavgm": 1.0, "fedadam": 3e-3}
+SERVER_LEARNING_RATES = {"fedavg": 1.0, "fedprox": 1.0, "fedavgm": 1.0, "fedadam": 0.03}
 NO_HOLDOUT = "none"
 ROOT_FRAMES = 8  # that a tier holds itself, at most, for the rules that take some
+LONGEST_S = 1e8  # three years: what clocks and waits still bear
+SERVER_FILES = frozenset({"topology"})
 ENGINE_KEYS = frozenset({"tier"})  # set per SuperLink or SuperNode, not by the user of a run
 
 
@@ -78,8 +81,8 @@ class RunConfig(SceneFields):
     fraction: float = Field(1.0, gt=0, le=1)
     over_selection: float = Field(0.0, ge=0)
     quorum: float = Field(0.5, ge=0, le=1)
-    deadline_s: float = Field(600.0, gt=0)
-    wall_timeout_s: float = Field(600.0, gt=0)
+    deadline_s: float = Field(600.0, gt=0, le=LONGEST_S)
+    wall_timeout_s: float = Field(600.0, gt=0, le=LONGEST_S)
     profile: Literal["", *PROFILES] = "uniform"  # type: ignore[valid-type]
     rsu_rule: Literal[*RULES] = "mean"  # type: ignore[valid-type]
     cloud_rule: Literal[*RULES] = "mean"  # type: ignore[valid-type]
@@ -92,9 +95,9 @@ class RunConfig(SceneFields):
     max_weight_ratio: float = Field(3.0, ge=0)
     topology: str = ""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     evaluate_every: int = Field(1, ge=0)
-    join_timeout_s: float = Field(120.0, gt=0)
+    join_timeout_s: float = Field(120.0, gt=0, le=LONGEST_S)
     output_dir: str = "runs"
     run_name: Annotated[str, AfterValidator(check_run_name)] = ""
     resume: str = ""
@@ -226,6 +229,15 @@ class RunConfig(SceneFields):
         return self.model_dump(by_alias=True)
 
 
+def parse_at_vehicle(values: Mapping[str, Any]) -> RunConfig:
+    """Reads a run config on a vehicle, without the keys that name files of the server's.
+
+    Raises:
+        ConfigError: as `parse` does.
+    """
+    return parse({key: value for key, value in values.items() if key not in SERVER_FILES})
+
+
 def parse(values: Mapping[str, Any]) -> RunConfig:
     """Read a run config as Flower hands it over.
 
@@ -262,7 +274,9 @@ def data_root() -> Path | None:
 def _loosen(key: str, value: Any) -> Any:
     """A whole number is welcome where a float is meant; nothing else is converted."""
     field = RunConfig.model_fields.get(key.replace("-", "_"))
-    return float(value) if field is not None and field.annotation is float and type(value) is int else value
+    if field is None or field.annotation is not float or type(value) is not int or abs(value) > sys.float_info.max:
+        return value
+    return float(value)
 
 
 def _line(problem: Any) -> str:
@@ -271,4 +285,4 @@ def _line(problem: Any) -> str:
         known = [name.replace("_", "-") for name in RunConfig.model_fields]
         close = difflib.get_close_matches(key, known, n=1)
         return f"run config: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-    return f"run config: {key} = {problem['input']!r}: {problem['msg'].lower()}"
+    return f"run config: {key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"

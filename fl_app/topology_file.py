@@ -18,7 +18,7 @@ def read_topology(path: Path) -> GivenTopology:
     """
     try:
         tables = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"topology: {path} cannot be read ({error}); want a TOML file such as\n{EXAMPLE}") from None
     if unknown := sorted(tables.keys() - {"rsus", "nodes"}):
         raise ValueError(f"topology: {path} has [{unknown[0]}]; known are [rsus] and [nodes]")
@@ -29,7 +29,7 @@ def read_topology(path: Path) -> GivenTopology:
     for rsu, vehicles in rsus.items():
         _add_vehicles(path, rsu, vehicles, rsu_of)
     for vehicle, node_id in nodes.items():
-        if type(node_id) is not int:
+        if type(node_id) is not int or not 0 < node_id < 2**64:
             raise ValueError(f"topology: {path}: [nodes] {vehicle} = {node_id!r}: want the number of a node")
     try:
         return GivenTopology(rsu_of, nodes)

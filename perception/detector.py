@@ -185,7 +185,7 @@ def decode_boxes(output: DetectorOutput, most: int = 100) -> list[Detections]:
 
     A peak is a cell that no neighbour in its 3x3 window exceeds, class by class.
     """
-    scores = output.heatmaps.sigmoid()
+    scores = output.heatmaps.sigmoid().nan_to_num(0.0)  # a network that overflows finds nothing
     scores = scores * (max_pool2d(scores, 3, stride=1, padding=1) == scores)
     b, k, h, w = scores.shape
     best, index = scores.reshape(b, -1).topk(min(most, k * h * w))
@@ -193,6 +193,7 @@ def decode_boxes(output: DetectorOutput, most: int = 100) -> list[Detections]:
     corner = torch.stack([cells % w, cells // w], dim=-1)
     centre = corner + at_cells(output.offsets, cells)
     half = at_cells(output.sizes, cells).exp() / 2
+    centre, half = centre.nan_to_num(0.0), half.nan_to_num(0.0)
     limits = centre.new_tensor([w, h, w, h]) * STRIDE
     boxes = (torch.cat([centre - half, centre + half], dim=-1) * STRIDE).clamp(min=0).minimum(limits)
     return [Detections(boxes[i], best[i], labels[i]) for i in range(b)]

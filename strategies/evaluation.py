@@ -17,7 +17,7 @@ Measured = tuple[Mapping[str, float], int]  # metrics, and the weight that they 
 def collect_evaluations(
     replies: Iterable[Message], sent: SentRequests, gate: GateConfig
 ) -> tuple[dict[str, Measured], tuple[Loss, ...]]:
-    """Returns one measurement a vehicle with its bounded weight, and what was lost.
+    """Returns one measurement a vehicle with its bounded weight, and what was lost, silence included.
 
     Args:
         replies: of all vehicles that were asked, and of others.
@@ -25,20 +25,24 @@ def collect_evaluations(
         gate: bounds the weights.
     """
     answers: dict[str, EvaluateReply] = {}
-    losses = []
+    losses, waiting = [], sent.vehicles
     for reply in replies:
         vehicle = sent.find_vehicle(reply)
         if vehicle is None:
             losses.append(stranger_loss(reply))
-        elif vehicle in answers:
+            continue
+        if vehicle not in waiting:
             losses.append(Loss(vehicle, Cause.STRANGER, "a second reply in one round"))
-        elif reply.has_error():
+            continue
+        waiting.discard(vehicle)
+        if reply.has_error():
             losses.append(error_loss(vehicle, reply))
-        else:
-            try:
-                answers[vehicle] = decode_evaluate_reply(reply)
-            except (MessageError, ValueError, TypeError) as error:
-                losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
+            continue
+        try:
+            answers[vehicle] = decode_evaluate_reply(reply)
+        except (MessageError, ValueError, TypeError) as error:
+            losses.append(Loss(vehicle, Cause.MALFORMED, str(error)))
+    losses += [Loss(vehicle, Cause.LATE, "no evaluation before the deadline") for vehicle in sorted(waiting)]
     claims = {vehicle: answer.num_examples for vehicle, answer in answers.items()}
     weights = cap_weights(claims, gate.max_weight_ratio, gate.max_examples)
     return {vehicle: (answer.metrics, weights[vehicle]) for vehicle, answer in answers.items()}, tuple(losses)

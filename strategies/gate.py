@@ -56,10 +56,11 @@ class GateConfig:
     max_weight_ratio: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.max_examples < 1 or not self.max_update_ratio > 0 or not self.max_norm_growth >= 0:
+        if self.max_examples < 1 or not self.max_update_ratio > 0:
             raise ValueError(f"gate limits must be positive, got {self}")
-        if self.max_weight_ratio and not self.max_weight_ratio >= 1:
-            raise ValueError(f"max_weight_ratio must be 0 or at least 1, got {self.max_weight_ratio}")
+        for name in ("max_norm_growth", "max_weight_ratio"):
+            if getattr(self, name) and not getattr(self, name) >= 1:
+                raise ValueError(f"gate limits must be positive: {name} is 0 or at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ class ReplyGate:
 
 
 def typical_norm(recent: Sequence[float]) -> float:
-    """Returns the usual length of an RSU's updates, given the medians of its last rounds; 0 without any."""
-    return float(statistics.median(recent)) if recent else 0.0
+    """Returns the usual length of an RSU's updates, the longest of the medians of its last rounds; 0 without any."""
+    return float(max(recent, default=0.0))
 
 
 def remember_norms(recent: Sequence[float], norms: Sequence[float]) -> list[float]:
@@ -125,7 +126,7 @@ def remember_norms(recent: Sequence[float], norms: Sequence[float]) -> list[floa
     Args:
         recent: medians of the rounds before, oldest first.
         norms: lengths of the round's finite updates, refused ones included: when honest updates grow, it is they that
-            are refused, and the limit follows them within two rounds. A minority of liars cannot move a median.
+            are refused, and the limit follows them in the next round. A minority of liars cannot move a median.
     """
     new = [float(statistics.median(norms))] if norms else []
     return [*recent, *new][-NORM_ROUNDS:]

@@ -46,7 +46,7 @@ from strategies.gaussian_judging import capped, decoded, evaluate_report
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import Around, whole
 from strategies.gaussian_state import FusionState
-from strategies.membership import Door, NotEnoughVehicles, greet, wait_for_nodes
+from strategies.membership import Door, NotEnoughVehicles, meet
 from strategies.replies import SentRequests, error_loss, stranger_loss
 from strategies.report import EvaluateReport, Loss, tally
 
@@ -119,11 +119,10 @@ class GaussianFusion(Strategy):
         config, expected = self.config, {s.vehicle for s in self.plan.stretches if s.rsu not in self.state.base}
         count = min(config.vehicles, len(expected))
         least = max(1, share_of(config.quorum, count))
-        nodes = wait_for_nodes(grid, count, config.join_timeout_s, least=least)
-        members, losses = greet(grid, nodes, config.join_timeout_s, Door(MOST_VIEWS, config.given))
-        strangers = [member for member in members if member.vehicle not in expected]
-        self._losses += losses + [Loss(m.vehicle, Cause.STRANGER, "is not in the plan") for m in strangers]
-        self._nodes = {member.vehicle: member.node_id for member in members if member.vehicle in expected}
+        door = Door(MOST_VIEWS, config.given, frozenset(expected))
+        members, losses, _ = meet(grid, count, config.join_timeout_s, door, least)
+        self._losses += losses
+        self._nodes = {member.vehicle: member.node_id for member in members}
         if len(self._nodes) < least:
             why = "; ".join(f"{loss.vehicle}: {loss.cause} {loss.detail}" for loss in self._losses[:5])
             raise NotEnoughVehicles(f"{len(self._nodes)} of {count} planned vehicles are there, want {least}: {why}")

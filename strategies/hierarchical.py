@@ -205,13 +205,26 @@ class Hierarchical(Strategy):
         if not updates or len(updates) < share_of(config.participation.quorum, len(self.topology.rsus)):
             logger.warning("round %d: %d RSUs have news, the cloud's quorum is not met", state.round, len(updates))
             return False
-        merged = self._merge_in_cloud(updates)
-        state.arrays, state.optimizer = server_step(config.server, state.optimizer, state.arrays, merged)
+        changed = self._step(self._merge_in_cloud(updates))
         state.rsu_arrays, state.rsu_examples = {}, {}
         if not config.flat:
             state.traffic = state.traffic.plus(cloud_down=model_bytes * len(self.topology.rsus))
             if self._profile is not None:
                 state.clock = state.clock.synchronise(self._profile.backhaul_s(model_bytes))
+        return changed
+
+    def _step(self, merged: Arrays) -> bool:
+        """Takes the server's step, unless it leads nowhere; returns whether the global model is another one."""
+        state, before = self.state, self.state.arrays
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            arrays, optimizer = server_step(self.config.server, state.optimizer, before, merged)
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            logger.warning("round %d: the step is not finite, the model stays: lower server-learning-rate", state.round)
+            return False
+        state.arrays, state.optimizer = arrays, optimizer
+        if all(np.array_equal(values, before[name]) for name, values in arrays.items()):
+            logger.warning("round %d: what was merged leaves the model as it was", state.round)
+            return False
         return True
 
     def _merge_in_cloud(self, updates: list[tuple[Arrays, float]]) -> Arrays:
@@ -239,6 +252,7 @@ class Hierarchical(Strategy):
         cloud_round, rest = divmod(self.state.round, self.config.rsu_rounds)
         every = self.config.evaluate_every
         if rest or not every or cloud_round % every:
+            self._sent = SentRequests()
             return []
         record = to_record(self.state.arrays)
         settings, group = {**config, "server-round": self.state.round}, str(self.state.round)
@@ -255,6 +269,8 @@ class Hierarchical(Strategy):
         if not rows and not losses:
             return None
         state = self.state
+        for loss in losses:
+            logger.warning("round %d: no evaluation from %s: %s %s", state.round, loss.vehicle, loss.cause, loss.detail)
         cloud_round = state.round // self.config.rsu_rounds
         self._on_evaluate(report_evaluations(state.round, cloud_round, rows, losses, self.topology))
         return MetricRecord(dict(weighted_metrics(list(rows.values()))))

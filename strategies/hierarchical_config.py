@@ -75,15 +75,18 @@ class HierarchicalConfig:
 
     def _check_rules(self) -> None:
         """Refuses rules that cannot keep their promise: robust ones that always see too few updates."""
-        smallest = share_of(self.participation.fraction, self.vehicles // self.rsus)
-        if refusal := refuse_rule("rsu-rule", self.rsu_rule, self.rule, smallest, "updates of an RSU's vehicles"):
+        members, fraction = self.vehicles // self.rsus, self.participation.fraction
+        smallest = share_of(fraction, members)
+        where = f"an RSU asks {smallest} of {members} vehicles (fraction {fraction:g})"
+        if refusal := refuse_rule("rsu-rule", self.rsu_rule, self.rule, smallest, where):
             raise ValueError(refusal)
-        models = "model, for the vehicles of a flat run are merged by rsu-rule" if self.flat else "RSUs' models"
-        if refusal := refuse_rule("cloud-rule", self.cloud_rule, self.rule, self.rsus, models):
+        if self.flat and RULES[self.cloud_rule].count_needed(self.rule) > 1:
+            raise ValueError(f"cloud-rule = {self.cloud_rule!r}: a flat run merges its vehicles by rsu-rule, set that")
+        if refusal := refuse_rule("cloud-rule", self.cloud_rule, self.rule, self.rsus, f"there are {self.rsus} RSUs"):
             raise ValueError(refusal)
 
 
-def refuse_rule(key: str, name: str, config: RuleConfig, count: int, what: str) -> str:
+def refuse_rule(key: str, name: str, config: RuleConfig, count: int, where: str) -> str:
     """Returns why a rule cannot survive `config.byzantine` liars among `count` updates, or "" if it can.
 
     Args:
@@ -91,12 +94,12 @@ def refuse_rule(key: str, name: str, config: RuleConfig, count: int, what: str) 
         name: a key of `RULES`.
         config: settings of the rule.
         count: updates that it merges at most.
-        what: what these are, for the message.
+        where: where that number comes from, for the message.
     """
     needed = RULES[name].count_needed(config)
     if needed <= count:
         return ""
     return (
-        f"{key} = {name!r} takes {needed} updates to survive byzantine = {config.byzantine}, and there are {count} "
-        f"{what}: have more of them, a smaller byzantine, or {key} = 'mean'"
+        f"{key} = {name!r} takes {needed} updates to survive byzantine = {config.byzantine}, and {where}: take fewer "
+        f"RSUs, more vehicles, a smaller byzantine, or {key} = 'validated-mean', which works with few"
     )

@@ -49,10 +49,12 @@ class Door:
     Args:
         max_examples: largest number of examples that a hello may claim.
         given: who belongs where, as the operator says; None lets in who comes.
+        planned: the vehicles that have something to do; None for all.
     """
 
     max_examples: int
     given: GivenTopology | None = None
+    planned: frozenset[str] | None = None
 
     def refuse(self, hello: Hello, node_id: int, taken: Collection[str]) -> tuple[Cause, str] | None:
         """Returns cause and detail of why a node may not join, or None if it may.
@@ -66,6 +68,8 @@ class Door:
             return Cause.WEIGHT, f"hello claims {hello.num_examples} examples, allowed 1 to {self.max_examples}"
         if hello.vehicle in taken:
             return Cause.STRANGER, "the name is taken by another node"
+        if self.planned is not None and hello.vehicle not in self.planned:
+            return Cause.STRANGER, "is not in the plan"
         if self.given is not None and (why := self.given.refuse(hello.vehicle, node_id)):
             return Cause.STRANGER, why
         return None
@@ -103,6 +107,46 @@ def greet(
     losses += [stranger_loss(reply) for node_id, reply in replies if node_id is None]
     losses += [Loss(f"node-{node_id}", Cause.LATE, "no hello") for node_id in sorted(silent)]
     return sorted(members.values()), losses
+
+
+def meet(
+    grid: Grid, count: int, timeout_s: float, door: Door, least: int | None = None
+) -> tuple[list[Member], list[Loss], list[int]]:
+    """Waits for nodes and asks each who it is, until `count` have come that are not turned away at the door.
+
+    Args:
+        grid: where the nodes are.
+        count: nodes to wait for.
+        timeout_s: for so long.
+        door: who may join.
+        least: nodes that will do when the time is up, by default all.
+
+    Returns:
+        Who joins, who does not and why, and the nodes that were asked.
+
+    Raises:
+        NotEnoughVehicles: fewer than `least` nodes came.
+    """
+    ends_s = time.monotonic() + timeout_s
+    members: list[Member] = []
+    losses: list[Loss] = []
+    asked: list[int] = []
+    turned_away = 0
+    while len(asked) - turned_away < count:
+        left_s, will_do = max(0.0, ends_s - time.monotonic()), count if least is None else least
+        try:
+            nodes = wait_for_nodes(grid, count + turned_away, left_s, least=will_do + turned_away)
+        except NotEnoughVehicles:
+            if asked:
+                break
+            raise
+        new = [node_id for node_id in nodes if node_id not in set(asked)]
+        if not new:
+            break
+        joined, lost = greet(grid, new, timeout_s, door, [member.vehicle for member in members])
+        members, losses, asked = sorted(members + joined), losses + lost, asked + new
+        turned_away += sum(loss.cause == Cause.STRANGER for loss in lost)
+    return members, losses, asked
 
 
 class HelloSchedule:

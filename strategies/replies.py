@@ -23,6 +23,11 @@ class SentRequests:
     def __init__(self, requests: Iterable[tuple[Message, str]] = ()) -> None:
         self._sent = {message.metadata.dst_node_id: (message.metadata, vehicle) for message, vehicle in requests}
 
+    @property
+    def vehicles(self) -> set[str]:
+        """Names of those who were asked."""
+        return {vehicle for _, vehicle in self._sent.values()}
+
     def find_node(self, reply: Message) -> int | None:
         """Returns the id of the node that a reply is from or, of an error, about; None when it was not asked."""
         metadata = reply.metadata

@@ -7,14 +7,24 @@ from dataclasses import dataclass, field
 
 from strategies.gate import Cause
 
+LONGEST_DETAIL = 300
+
+
+def to_printable_line(text: str) -> str:
+    """Returns the start of a text from outside as one line that moves no cursor and clears no screen."""
+    return "".join(sign if sign.isprintable() else " " for sign in text[:LONGEST_DETAIL]).strip()
+
 
 @dataclass(frozen=True)
 class Loss:
-    """One update that is not in the aggregate, why, and what was wrong."""
+    """One update that is not in the aggregate, why, and what was wrong: a short line of printable text."""
 
     vehicle: str
     cause: Cause
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", to_printable_line(self.detail))
 
 
 @dataclass(frozen=True)

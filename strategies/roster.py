@@ -6,7 +6,7 @@ from flwr.serverapp import Grid
 
 from strategies.arithmetic import share_of
 from strategies.hierarchical_config import HierarchicalConfig, refuse_rule
-from strategies.membership import Door, HelloSchedule, NotEnoughVehicles, changes, greet, wait_for_nodes
+from strategies.membership import Door, HelloSchedule, NotEnoughVehicles, changes, greet, meet
 from strategies.report import Loss
 from strategies.topology import Member, Topology, assign
 
@@ -60,8 +60,8 @@ class Roster:
 
     def _meet(self, grid: Grid, period: int) -> list[Loss]:
         config = self._config
-        nodes = wait_for_nodes(grid, config.vehicles, config.join_timeout_s)
-        members, losses = self._greet(grid, nodes, period)
+        members, losses, asked = meet(grid, config.vehicles, config.join_timeout_s, self._door)
+        self._hellos.record(asked, [member.node_id for member in members], period)
         if len(members) < config.rsus:
             reasons = "; ".join(f"{loss.vehicle}: {loss.cause} {loss.detail}" for loss in losses[:5])
             raise NotEnoughVehicles(f"{len(members)} vehicles for {config.rsus} RSUs; {reasons}")
@@ -80,5 +80,5 @@ class Roster:
         config = self._config
         for rsu in self.topology.rsus:
             asked = share_of(config.participation.fraction, len(self.topology.vehicles(rsu)))
-            if refusal := refuse_rule("rsu-rule", config.rsu_rule, config.rule, asked, f"vehicles asked by {rsu}"):
+            if refusal := refuse_rule("rsu-rule", config.rsu_rule, config.rule, asked, f"{rsu} asks {asked}"):
                 raise NotEnoughVehicles(refusal)

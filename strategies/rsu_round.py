@@ -184,7 +184,7 @@ class RsuRound:
         if verdict.cause is None:
             packed = self._layout.pack(reply.arrays)
             verdict = self._gate.inspect_length(packed, reply.arrays)
-        if verdict.cause in (None, Cause.NORM) and verdict.norm > 0:
+        if verdict.cause is None or verdict.norm > 0:
             self.norms.append(verdict.norm)
         if verdict.cause is not None:
             self.losses.append(Loss(vehicle, verdict.cause, verdict.detail))

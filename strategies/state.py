@@ -67,17 +67,19 @@ class RunState:
         Raises:
             KeyError, TypeError: a counter is missing or of the wrong type.
         """
-        values = _upgraded(counters)
+        values = upgrade_counters(counters)
         if values.keys() != cls(arrays).counters().keys():
             raise KeyError(f"counters are {sorted(counters)}")
         clock, traffic = Clock(values.pop("clock")), Traffic(**values.pop("traffic"))  # type: ignore[arg-type]
         return cls(arrays=arrays, optimizer=optimizer, clock=clock, traffic=traffic, **values)  # type: ignore[arg-type]
 
 
-def _upgraded(counters: Mapping[str, object]) -> dict[str, object]:
-    """Counters as of now: earlier ones hold one typical norm an RSU, and were saved after cloud rounds that moved."""
+def upgrade_counters(counters: Mapping[str, object]) -> dict[str, object]:
+    """Returns counters as of now: earlier ones hold one typical norm an RSU, and say nothing of idle cloud rounds."""
     values = dict(counters)
-    if "typical_norm" in values:
-        values["recent_norms"] = {rsu: [norm] for rsu, norm in values.pop("typical_norm").items()}  # type: ignore[attr-defined]
+    typical = values.get("typical_norm")
+    if isinstance(typical, Mapping):
+        del values["typical_norm"]
+        values["recent_norms"] = {rsu: [norm] for rsu, norm in typical.items()}
         values |= {"idle_cloud_rounds": 0, "last_cloud_moved": True}
     return values

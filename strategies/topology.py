@@ -77,7 +77,7 @@ class GivenTopology:
         node_of: the only node that may use a vehicle's name. With SuperNode authentication its id belongs to a key.
 
     Raises:
-        ValueError: no vehicle, or a node of a vehicle that is not listed.
+        ValueError: no vehicle, a node of a vehicle that is not listed, or one node for two.
     """
 
     rsu_of: Mapping[str, str]
@@ -88,6 +88,8 @@ class GivenTopology:
             raise ValueError("the topology lists no vehicle")
         if unknown := sorted(self.node_of.keys() - self.rsu_of.keys()):
             raise ValueError(f"the topology gives nodes of vehicles that are under no RSU: {', '.join(unknown)}")
+        if len(set(self.node_of.values())) < len(self.node_of):
+            raise ValueError("the topology gives one node to two vehicles")
 
     @property
     def rsus(self) -> tuple[str, ...]:

@@ -211,3 +211,23 @@ def test_a_reconstruction_is_no_checkpoint_of_perception(tmp_path: Path) -> None
     save_arrays(tmp_path, {}, {"round": 1}, {"task": "reconstruction"}, "")
     with pytest.raises(CheckpointError, match="of a run with task 'reconstruction'; name the folder of one of percept"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_before_is_read(tmp_path: Path) -> None:
+    saved = _checkpoint()
+    counters = saved.state.counters()
+    del counters["recent_norms"], counters["idle_cloud_rounds"], counters["last_cloud_moved"]
+    tensors = {f"model/{name}": values for name, values in saved.state.arrays.items()}
+    save_arrays(tmp_path, tensors, {**counters, "typical_norm": {"rsu-0": 1.5}}, {"vehicles": 6}, "run-id")
+    assert load_checkpoint(tmp_path).state.recent_norms == {"rsu-0": [1.5]}
+
+
+@pytest.mark.parametrize("norms", [[float("nan")], [-5.0], [float("inf")]])
+def test_numbers_in_lists_are_checked(tmp_path: Path, norms: list[float]) -> None:
+    saved = _checkpoint()
+    tensors = {f"model/{name}": values for name, values in saved.state.arrays.items()}
+    save_arrays(
+        tmp_path, tensors, {**saved.state.counters(), "recent_norms": {"rsu-0": norms}}, {"vehicles": 6}, "run-id"
+    )
+    with pytest.raises(CheckpointError, match="recent_norms"):
+        load_checkpoint(tmp_path)

@@ -97,3 +97,13 @@ def test_a_name_from_outside_stays_one_column(tmp_path: Path, name: str) -> None
     row = History.read(path, 1).rows[1]
     assert sorted(row.values()) == [1.0, 2.0]
     assert row["time/wall-s"] == 1.0
+
+
+def test_a_vehicle_that_names_new_metrics_in_every_round_fills_no_file() -> None:
+    history = History()
+    for number in range(20):
+        history.add(number, {f"vehicle/v0/m{number}-{i}": 1.0 for i in range(100)} | {"cloud/ap50": 0.5})
+        history.add(number, {"vehicle/v1/loss": 1.0})
+    names = {name for row in history.rows.values() for name in row}
+    assert sum(name.startswith("vehicle/v0/") for name in names) == 512
+    assert len(history.series("cloud/ap50")) == len(history.series("vehicle/v1/loss")) == 20

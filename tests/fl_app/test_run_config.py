@@ -113,7 +113,7 @@ def test_a_simulated_deadline_is_not_on_the_clock_of_this_machine() -> None:
     assert parse({"profile": "", "deadline-s": 8.0}).reply_timeout_s == 8.0
 
 
-@pytest.mark.parametrize(("strategy", "rate"), [("fedavg", 1.0), ("fedprox", 1.0), ("fedavgm", 1.0), ("fedadam", 3e-3)])
+@pytest.mark.parametrize(("strategy", "rate"), [("fedavg", 1.0), ("fedprox", 1.0), ("fedavgm", 1.0), ("fedadam", 0.03)])
 def test_each_strategy_has_a_server_rate_of_its_own_which_the_user_overrides(strategy: str, rate: float) -> None:
     assert parse({"strategy": strategy}).hierarchical.server.learning_rate == rate
     assert parse({"strategy": strategy, "server-learning-rate": 0.5}).hierarchical.server.learning_rate == 0.5
@@ -127,3 +127,18 @@ def test_the_server_optimizers_settings_reach_it() -> None:
 def test_rules_that_cannot_keep_their_promise_are_refused_by_key() -> None:
     with pytest.raises(ConfigError, match="cloud-rule = 'median' takes 3 updates"):
         parse({"cloud-rule": "median"})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"wall-timeout-s": 1e10},
+        {"seed": 10**20},
+        {"learning-rate": 10**400},
+        {"max-norm-growth": 0.5},
+        {"max-weight-ratio": 0.5},
+    ],
+)
+def test_numbers_that_no_clock_or_generator_bears_are_one_line(values: dict) -> None:
+    with pytest.raises(ConfigError, match=r"^run config: .*$"):
+        parse(values)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_app.run_config import ConfigError, parse
+from fl_app.run_config import ConfigError, parse, parse_at_vehicle
 from fl_app.topology_file import read_topology
 
 GOOD = """
@@ -52,6 +52,9 @@ def test_a_run_takes_its_rsus_from_the_file(tmp_path: Path) -> None:
         ('[rsu]\na = ["x"]', r"has \[rsu\]"),
         ("rsus = 3", "are tables"),
         ("[rsus", "cannot be read"),
+        ("a = " + "[" * 20_000, "cannot be read"),
+        ('[rsus]\na = ["x", "y"]\n[nodes]\nx = 1\ny = 1', "one node to two"),
+        ('[rsus]\na = ["x"]\n[nodes]\nx = -1', "want the number of a node"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, said: str) -> None:
@@ -64,3 +67,7 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, said: s
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         parse({"topology": str(tmp_path / "none.toml")})
+
+
+def test_vehicles_do_not_need_the_servers_file() -> None:
+    assert parse_at_vehicle({"topology": "only-on-the-server.toml", "vehicles": 3}).vehicles == 3
