@@ -13,6 +13,8 @@ from fl_app.plain_figures import add_legend, pyplot, save_figure
 from fl_app.tracked_runs import TrackedRun, tracked_runs
 
 NONE = "–"
+NAMES_OF_RUNS = frozenset({"run-name", "resume"})
+MOST_NAMED = 4  # runs that share the usual value of a setting are counted beyond that
 QUALITY = {"cloud/ap50": ("AP50", 3), "cloud/miou": ("mIoU", 3), "vehicles/psnr-db": ("PSNR, dB", 2)}
 """Metric: its name in tables and pictures, and its digits. The last is of reconstructions, the others of perception."""
 
@@ -64,8 +66,8 @@ def label_runs(runs: Sequence[TrackedRun]) -> dict[str, TrackedRun]:
 
 
 def differing_settings(runs: Sequence[TrackedRun]) -> list[str]:
-    """Returns the names of all settings that are not the same in all runs."""
-    names = sorted({name for run in runs for name in run.params})
+    """Returns the names of all settings that are not the same in all runs, but for what only names the run."""
+    names = sorted({name for run in runs for name in run.params} - NAMES_OF_RUNS)
     return [name for name in names if len({run.params.get(name) for run in runs}) > 1]
 
 
@@ -91,17 +93,25 @@ def figures_table(runs: Mapping[str, TrackedRun]) -> Table:
 
 
 def settings_table(runs: Mapping[str, TrackedRun]) -> Table:
-    """One line for each setting and run, of all settings in which the runs differ, with their whole values."""
+    """One line for each setting and value, of all settings in which the runs differ, with their whole values."""
     names = differing_settings(list(runs.values()))
     table = Table(title="Settings that differ", title_justify="left")
-    for name in ("setting", "run", "value"):
+    for name in ("setting", "runs", "value"):
         table.add_column(name, overflow="fold")
     for name in names:
-        for place, (label, run) in enumerate(runs.items()):
-            value = run.params.get(name)
-            table.add_row(as_text(name if place == 0 else ""), as_text(label), _shown(value))
+        for place, (value, labels) in enumerate(_runs_by_value(runs, name)):
+            crowd = f"all {len(labels)} others" if place == 0 and len(labels) > MOST_NAMED else ", ".join(labels)
+            table.add_row(as_text(name if place == 0 else ""), as_text(crowd), _shown(value))
         table.add_section()
     return table
+
+
+def _runs_by_value(runs: Mapping[str, TrackedRun], setting: str) -> list[tuple[str | None, list[str]]]:
+    """Values of a setting with the runs that have each, the most frequent one first, else in the order of the runs."""
+    labels: dict[str | None, list[str]] = {}
+    for label, run in runs.items():
+        labels.setdefault(run.params.get(setting), []).append(label)
+    return sorted(labels.items(), key=lambda pair: -len(pair[1]))
 
 
 def draw(runs: Mapping[str, TrackedRun], out: Path) -> None:

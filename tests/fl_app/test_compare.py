@@ -43,6 +43,13 @@ def test_every_setting_that_differs_is_shown_with_its_whole_value() -> None:
     assert "vehicles" not in text
 
 
+def test_many_runs_of_which_one_differs_take_two_lines() -> None:
+    many = [run(f"run-{k}", {"seed": "7" if k == 3 else "0", "run-name": f"run-{k}"}, str(k)) for k in range(12)]
+    lines = [line for line in printed(settings_table(label_runs(many))).splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+    assert cells == [["seed", "all 11 others", "0"], ["", "run-3", "7"]]
+
+
 def test_a_value_that_differs_at_its_far_end_is_told_apart_in_the_store(tmp_path: Path) -> None:
     for name, end in (("a", "1"), ("b", "2")):
         tracker = Tracker(default_uri(tmp_path), "test", tmp_path / "artifacts")
