@@ -174,7 +174,12 @@ def test_a_server_evaluates_on_its_own_folder_and_trusts_frames_apart_from_it(da
     plain = open_run(parse({**write, "run-name": "plain"})).data
     assert (len(plain.holdout or ()), plain.root) == (36, None)
     _, rows, losses = run(
-        tmp_path, nodes(data), holdout_path=str(data / "whole"), cloud_rule="fltrust", cloud_rounds=1, rsu_rounds=1
+        tmp_path,
+        nodes(data),
+        holdout_path=str(data / "whole"),
+        cloud_rule="validated-mean",
+        cloud_rounds=1,
+        rsu_rounds=1,
     )
     assert losses == {}
     assert [value for _, value in rows.series("cloud/frames")] == [28, 28]  # before and after the round

@@ -231,6 +231,7 @@ def test_a_round_with_too_few_replies_goes_on_and_says_that_it_is_unprotected(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("convoy"), "propagate", True)  # a command run in this process turns it off
+    caplog.set_level(logging.WARNING, logger="convoy")
     fleet = Fleet(*(Adder(f"v{i}", 1, 1.0, f"r{i % 2}") for i in range(6)))
     driven = Driven(fleet, config(6, 2, rsu_rule="median"))
     driven.grid.behaviour[1, TRAIN] = silent
