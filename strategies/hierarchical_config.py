@@ -77,12 +77,14 @@ class HierarchicalConfig:
         """Refuses rules that cannot keep their promise: robust ones that always see too few updates."""
         members, fraction = self.vehicles // self.rsus, self.participation.fraction
         smallest = share_of(fraction, members)
-        where = f"an RSU asks {smallest} of {members} vehicles (fraction {fraction:g})"
+        where = f"an RSU asks {smallest} of {members} vehicles (fraction {fraction:g}): take fewer RSUs, more vehicles"
         if refusal := refuse_rule("rsu-rule", self.rsu_rule, self.rule, smallest, where):
             raise ValueError(refusal)
         if self.flat and RULES[self.cloud_rule].count_needed(self.rule) > 1:
             raise ValueError(f"cloud-rule = {self.cloud_rule!r}: a flat run merges its vehicles by rsu-rule, set that")
-        if refusal := refuse_rule("cloud-rule", self.cloud_rule, self.rule, self.rsus, f"there are {self.rsus} RSUs"):
+        if refusal := refuse_rule(
+            "cloud-rule", self.cloud_rule, self.rule, self.rsus, f"there are {self.rsus} RSUs: take more"
+        ):
             raise ValueError(refusal)
 
 
@@ -94,12 +96,12 @@ def refuse_rule(key: str, name: str, config: RuleConfig, count: int, where: str)
         name: a key of `RULES`.
         config: settings of the rule.
         count: updates that it merges at most.
-        where: where that number comes from, for the message.
+        where: where that number comes from, and how to have more, for the message.
     """
     needed = RULES[name].count_needed(config)
     if needed <= count:
         return ""
     return (
-        f"{key} = {name!r} takes {needed} updates to survive byzantine = {config.byzantine}, and {where}: take fewer "
-        f"RSUs, more vehicles, a smaller byzantine, or {key} = 'validated-mean', which works with few"
+        f"{key} = {name!r} takes {needed} updates to survive byzantine = {config.byzantine}, and {where}, "
+        f"a smaller byzantine, or {key} = 'validated-mean', which works with few"
     )

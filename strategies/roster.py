@@ -80,5 +80,7 @@ class Roster:
         config = self._config
         for rsu in self.topology.rsus:
             asked = share_of(config.participation.fraction, len(self.topology.vehicles(rsu)))
-            if refusal := refuse_rule("rsu-rule", config.rsu_rule, config.rule, asked, f"{rsu} asks {asked}"):
+            if refusal := refuse_rule(
+                "rsu-rule", config.rsu_rule, config.rule, asked, f"{rsu} asks {asked}: take fewer RSUs, more vehicles"
+            ):
                 raise NotEnoughVehicles(refusal)
