@@ -46,7 +46,7 @@ from strategies.gaussian_judging import capped, decoded, evaluate_report
 from strategies.gaussian_report import FusionReport
 from strategies.gaussian_scene import Around, whole
 from strategies.gaussian_state import FusionState
-from strategies.membership import Door, NotEnoughVehicles, meet
+from strategies.membership import Door, NotEnoughVehicles, gather_members
 from strategies.replies import SentRequests, error_loss, stranger_loss
 from strategies.report import EvaluateReport, Loss, tally
 
@@ -120,7 +120,7 @@ class GaussianFusion(Strategy):
         count = min(config.vehicles, len(expected))
         least = max(1, share_of(config.quorum, count))
         door = Door(MOST_VIEWS, config.given, frozenset(expected))
-        members, losses, _ = meet(grid, count, config.join_timeout_s, door, least)
+        members, losses, _ = gather_members(grid, count, config.join_timeout_s, door, least)
         self._losses += losses
         self._nodes = {member.vehicle: member.node_id for member in members}
         if len(self._nodes) < least:

@@ -109,7 +109,7 @@ def greet(
     return sorted(members.values()), losses
 
 
-def meet(
+def gather_members(
     grid: Grid, count: int, timeout_s: float, door: Door, least: int | None = None
 ) -> tuple[list[Member], list[Loss], list[int]]:
     """Waits for nodes and asks each who it is, until `count` have come that are not turned away at the door.

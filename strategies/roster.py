@@ -6,7 +6,7 @@ from flwr.serverapp import Grid
 
 from strategies.arithmetic import share_of
 from strategies.hierarchical_config import HierarchicalConfig, refuse_rule
-from strategies.membership import Door, HelloSchedule, NotEnoughVehicles, changes, greet, meet
+from strategies.membership import Door, HelloSchedule, NotEnoughVehicles, changes, gather_members, greet
 from strategies.report import Loss
 from strategies.topology import Member, Topology, assign
 
@@ -60,7 +60,7 @@ class Roster:
 
     def _meet(self, grid: Grid, period: int) -> list[Loss]:
         config = self._config
-        members, losses, asked = meet(grid, config.vehicles, config.join_timeout_s, self._door)
+        members, losses, asked = gather_members(grid, config.vehicles, config.join_timeout_s, self._door)
         self._hellos.record(asked, [member.node_id for member in members], period)
         if len(members) < config.rsus:
             reasons = "; ".join(f"{loss.vehicle}: {loss.cause} {loss.detail}" for loss in losses[:5])

@@ -29,8 +29,8 @@ class ValidatedMean(Accumulator):
        most are opposed: then few turned the mean against the many.
 
     One update at least is kept, but where even then the loss is more than `MOST_WORSE` times what it was, the model
-    stays as it was. All are held until `result`, and the loss is taken at most n (n + 1) / 2 times, n + 1
-    times where nobody lies. Without a loss step 2 is left out; then a minority is survived.
+    stays as it was. All are held until `result`. The loss is taken n + 3 times where nobody lies, and about n times more
+    for each update that is left out. Without a loss step 2 is left out; then a minority is survived.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class ValidatedMean(Accumulator):
             kept = [index for index in kept if math.isfinite(loss(self._mean([index])))] or kept
             best = loss(self._mean(kept))
         while len(kept) > 1:
-            found, worst = min((loss(self._mean(others(kept, index))), index) for index in kept)
+            found, worst = min((loss(self._mean(leave_out(kept, index))), index) for index in kept)
             if not found < best * (1 - MARGIN):
                 break
-            kept, best = others(kept, worst), found
+            kept, best = leave_out(kept, worst), found
         return kept
 
     def _without_opposed(self, kept: list[int]) -> list[int]:
@@ -78,7 +78,7 @@ class ValidatedMean(Accumulator):
             opposed = [index for index in kept if cosines[index] < 0]
             if not opposed:
                 break
-            kept = opposed if 2 * len(opposed) > len(kept) else others(kept, min(opposed, key=cosines.__getitem__))
+            kept = opposed if 2 * len(opposed) > len(kept) else leave_out(kept, min(opposed, key=cosines.__getitem__))
         return kept
 
     def _cosine(self, index: int, mean: Arrays) -> float:
@@ -94,6 +94,6 @@ class ValidatedMean(Accumulator):
         return mean.result()
 
 
-def others(indices: list[int], left_out: int) -> list[int]:
+def leave_out(indices: list[int], left_out: int) -> list[int]:
     """Returns the indices without one."""
     return [index for index in indices if index != left_out]
