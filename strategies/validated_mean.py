@@ -29,7 +29,7 @@ class ValidatedMean(Accumulator):
        most are opposed: then few turned the mean against the many.
 
     One update at least is kept, but where even then the loss is more than `MOST_WORSE` times what it was, the model
-    stays as it was. All are held until `result`. The loss is taken n + 3 times where nobody lies, and about n times more
+    stays as it was. All are held until `result`. The loss is taken n + 3 times where nobody lies, and about n more
     for each update that is left out. Without a loss step 2 is left out; then a minority is survived.
     """
 
